@@ -1,0 +1,13 @@
+"""`python -m clipsearch` and the console script."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    from clipsearch.cli.app import run
+
+    raise SystemExit(run())
+
+
+if __name__ == "__main__":
+    main()
