@@ -1,0 +1,507 @@
+"""One file, read once: its digest, what it says of itself, and a small upright RGB picture.
+
+The kind of a file is told by its content; its name only decides whether a file that holds no
+picture is worth a word (`SkippedPhoto`) or was never meant to be one (`NotAPhoto`).
+
+**Digest.** BLAKE2b of 16 bytes over the file's bytes. For a JPEG, APPn and COM segments are left
+out, so that captions, ratings, positions and thumbnails can change without the photo becoming
+another one. Orientation lives among them, and a photo turned by its tag is a different upright
+picture: one other than 1 joins the digest. Equal digests so mean equal pictures, turned or not.
+
+**Colours.** RGB is taken as it is, whatever its profile: the models were trained so. CMYK goes
+through its own profile where it has one that works. 16-bit samples keep their upper 8 bits;
+samples whose range no format states (32-bit, floating point) are stretched from their least to
+their greatest value.
+
+**Memory.** The megapixel limit here stands in for Pillow's, which is switched off for the whole
+process: Pillow can only warn through a filter all threads share, or fail at a fixed 179 megapixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from clipsearch.errors import SkippedPhoto
+from clipsearch.photos import exif, jpeg
+from clipsearch.records import PhotoFacts
+
+Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of odd metadata that has no bearing on the picture.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_SUFFIXES = (
+    "jpg jpeg jpe jfif png apng webp avif gif tif tiff bmp dib jp2 j2k jpx jpf pbm pgm ppm pnm "
+    "pfm qoi mpo psd heic heif hif jxl "
+    "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw raw rwl x3f 3fr fff iiq mrw kdc "
+    "dcr erf mef mos"
+)
+PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
+
+HEIF_REASON = 'a HEIC photo, which needs an extra: pip install "clipsearch[heif]"'
+RAW_REASON = 'a RAW photo, which needs an extra: pip install "clipsearch[raw]"'
+
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_BMP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+_COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
+_HEADER_BYTES = 512
+# A pixel takes 4 bytes in Pillow; as read and as RGB. Two files are decoded at a time, and half of
+# the memory is left to others.
+_BYTES_PER_PIXEL = 8
+
+
+class NotAPhoto(SkippedPhoto):
+    """The file holds no picture and is not named like one either."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPhoto:
+    """A photo as it was read.
+
+    Attributes:
+        digest: 16 bytes, the photo's identity.
+        facts: what the file says; width and height are those of the whole upright picture.
+        image: RGB, upright, made smaller as long as its short side stays at least twice the
+            `side_px` that was asked for.
+    """
+
+    digest: bytes
+    facts: PhotoFacts
+    image: Image.Image
+
+
+def decode_photo(
+    path: Path | str | bytes, *, side_px: int, max_megapixels: float | None = None
+) -> DecodedPhoto:
+    """Read and decode one photo. Several threads may do so at a time.
+
+    Args:
+        path: a regular file, by text or by the bytes of its name.
+        side_px: the short side that the picture will be resized to.
+        max_megapixels: refuse a picture of more, before any of its pixels is decoded; None for
+            what this machine's memory allows.
+    Raises:
+        SkippedPhoto: it cannot be read or decoded. `NotAPhoto`: nobody would have expected it.
+    """
+    name = os.fsdecode(path)
+    limit = default_max_megapixels() if max_megapixels is None else max_megapixels
+    data, kind = _read(name, limit)
+    try:
+        image, facts = _decode(data, kind, side_px, limit)
+        return DecodedPhoto(_digest(data, kind), facts, image)
+    except _RefusedError as error:
+        raise SkippedPhoto(name, str(error), hint=error.hint) from None
+    # Decoders fed with damaged bytes raise whatever they come across, from struct.error to
+    # zlib.error; each of them concerns this one file.
+    except Exception as error:
+        raise SkippedPhoto(name, _failure(error, kind)) from error
+
+
+def digest_photo(path: Path | str | bytes) -> bytes:
+    """The digest that `decode_photo` would give, without decoding; 16 bytes.
+
+    Raises:
+        SkippedPhoto: it cannot be read, or its content is none of the known kinds.
+    """
+    return _digest(*_read(os.fsdecode(path), default_max_megapixels()))
+
+
+@functools.cache
+def default_max_megapixels() -> float:
+    """The size of picture that two threads can decode in half of the memory available now.
+
+    At least 64 megapixels: below that, today's telephones would be shut out.
+    """
+    return max(64.0, round(_available_bytes() / (2 * 2 * _BYTES_PER_PIXEL) / 1e6))
+
+
+class _RefusedError(Exception):
+    """A reason to skip, found where the path is not known."""
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+def _available_bytes() -> int:
+    available = 4 << 30
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # Where the system does not tell what is free (macOS), half of what there is.
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # a container's share (cgroup v2)
+        group = Path("/sys/fs/cgroup")
+        share = int((group / "memory.max").read_text())
+        available = min(available, share - int((group / "memory.current").read_text()))
+    return available
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
+    """The file's bytes and kind; a file of no known kind is not read past its header."""
+    try:
+        with _opened(name) as (file, size):
+            kind = _kind(os.read(file, _HEADER_BYTES))
+            if not kind:
+                raise _unknown(name, size)
+            # No format needs more bytes for a picture within the limit, metadata included.
+            if size > max_megapixels * 16e6 + (256 << 20):
+                raise SkippedPhoto(name, f"{size / 1e9:,.1f} GB, too large to be read at once")
+            os.lseek(file, 0, os.SEEK_SET)
+            data = _all_bytes(file, size)
+    except OSError as error:
+        raise SkippedPhoto(name, _unreadable(error)) from error
+    if kind == "TIFF" and _is_raw(data):
+        kind = "RAW"
+    return data, kind
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[tuple[int, int]]:
+    """A descriptor of a regular file, and its size.
+
+    Without O_NONBLOCK, opening a pipe would wait for its writer. O_NOATIME (ours only) spares a
+    write per photo read.
+    """
+    flags = os.O_RDONLY
+    for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOCTTY"):
+        flags |= getattr(os, flag, 0)
+    try:
+        file = os.open(name, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:
+        file = os.open(name, flags)
+    except ValueError as error:  # a NUL in the name
+        raise SkippedPhoto(name, "no file can have this name") from error
+    try:
+        found = os.fstat(file)
+        if stat.S_ISDIR(found.st_mode):
+            raise SkippedPhoto(name, "a folder, not a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise SkippedPhoto(name, "a pipe or a device, not a file")
+        yield file, found.st_size
+    finally:
+        os.close(file)
+
+
+def _all_bytes(file: int, size: int) -> bytes:
+    data = os.read(file, size)
+    if len(data) == size:
+        return data  # nearly always: one call, no copy
+    parts = [data]  # a single read gives at most 2 GiB, and a network may give less
+    while parts[-1]:
+        parts.append(os.read(file, 1 << 24))
+    return b"".join(parts)
+
+
+def _unreadable(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, FileNotFoundError):
+        return "it is no longer there"
+    return f"it cannot be read ({(error.strerror or str(error)).lower()})"
+
+
+def _unknown(name: str, size: int) -> SkippedPhoto:
+    suffix = Path(name).suffix.lower()
+    found = "empty (0 bytes)" if size == 0 else "no picture of a known kind"
+    if suffix[1:] in PHOTO_SUFFIXES:
+        return SkippedPhoto(name, found if size == 0 else f"named {suffix}, but {found}")
+    return NotAPhoto(name, found)
+
+
+def _kind(header: bytes) -> str:
+    """A name for the kind of picture that begins with these bytes; '' if for none."""
+    for magic, kind in (
+        (b"\xff\xd8\xff", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"GIF87a", "GIF"),
+        (b"GIF89a", "GIF"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+        (b"II+\0", "TIFF"),
+        (b"MM\0+", "TIFF"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+        (b"\xff\x4f\xff\x51", "JPEG2000"),
+        (b"qoif", "QOI"),
+        (b"8BPS", "PSD"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"FUJIFILMCCD-RAW", "RAW"),
+        (b"IIRO", "RAW"),  # Olympus
+        (b"IIRS", "RAW"),
+        (b"MMOR", "RAW"),
+        (b"IIU\0", "RAW"),  # Panasonic, Leica
+        (b"FOVb", "RAW"),  # Sigma
+        (b"\0MRM", "RAW"),  # Minolta
+        (b"II\x1a\0\0\0HEAPCCDR", "RAW"),  # Canon CRW
+    ):
+        if header.startswith(magic):
+            return kind
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
+        return "WEBP"
+    if header[4:8] == b"ftyp":
+        return _kind_of_box(header)
+    if header[:2] == b"\xff\x0a":
+        return "JPEG XL"
+    if header[:2] == b"BM" and int.from_bytes(header[14:18], "little") in _BMP_HEADER_BYTES:
+        return "BMP"
+    if re.match(rb"P([1-6f]|0 ?PyRGBA|yP)(\s+(#[^\n]*\n\s*)*)\d+\s", header):
+        return "PPM"
+    return ""
+
+
+def _kind_of_box(header: bytes) -> str:
+    """HEIF, AVIF and Canon's CR3 all are ISO base media files: their brands tell."""
+    end = min(int.from_bytes(header[:4]), len(header))
+    brands = [header[8:12], *(header[at : at + 4] for at in range(16, end, 4))]
+    if brands[0] == b"crx ":
+        return "RAW"
+    for brand in brands:
+        if brand in _AVIF_BRANDS:
+            return "AVIF"
+    return "HEIF" if _HEIF_BRANDS.intersection(brands) else ""
+
+
+def _is_raw(data: bytes) -> bool:
+    """Whether a TIFF file is a camera's RAW: it says DNG, or holds a sensor's colour mosaic."""
+    main = exif.Directory.first(data)
+    return bool(main.raw(exif.DNG_VERSION)) or any(
+        directory.integer(exif.PHOTOMETRIC) in (_COLOUR_FILTER_ARRAY, _LINEAR_RAW)
+        for directory in (main, *main.directories(exif.SUB_DIRECTORIES))
+    )
+
+
+def _digest(data: bytes, kind: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    if kind != "JPEG":
+        digest.update(data)
+        return digest.digest()
+    view = memoryview(data)
+    for segment in jpeg.segments(data):
+        if not segment.is_metadata:
+            digest.update(view[segment.start : segment.end])
+    turn = exif.orientation(jpeg.payload(data, jpeg.APP1, jpeg.EXIF) or b"")
+    if turn != 1:
+        digest.update(b"orientation %d" % turn)
+    return digest.digest()
+
+
+# Decoding ----------------------------------------------------------------------------------------
+
+
+def _decode(
+    data: bytes, kind: str, side_px: int, max_megapixels: float
+) -> tuple[Image.Image, PhotoFacts]:
+    if kind == "JPEG XL":
+        raise _RefusedError("JPEG XL is not supported")
+    if kind == "RAW":
+        return _decode_raw(data, side_px, max_megapixels)
+    if kind == "WEBP":
+        # Pillow's decoder allocates the canvas while it opens the file.
+        _check_size(_webp_canvas(data), max_megapixels)
+    image = _open_heif(data) if kind == "HEIF" else Image.open(io.BytesIO(data), formats=(kind,))
+    with image:
+        _check_size(image.size, max_megapixels)
+        form = image.format or kind
+        width, height = image.size
+        if kind == "JPEG":
+            image.draft(None, (2 * side_px, 2 * side_px))
+        image.load()
+        if kind != "JPEG":
+            width, height = image.size  # Pillow turns a TIFF while it loads it
+        block = _exif_block(data, kind, image)
+        # libheif and Pillow's TIFF reader turn the picture themselves.
+        turn = 1 if kind in ("HEIF", "TIFF") else exif.orientation(block)
+        small = _upright(_reduced(_to_rgb(image), side_px), turn)
+        if small is image:
+            small = image.copy()  # which does not hold on to the file's bytes
+    small.info = {}
+    if turn >= 5:
+        width, height = height, width
+    return small, PhotoFacts(width, height, form, **exif.camera_facts(block)._asdict())
+
+
+def _open_heif(data: bytes) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise _RefusedError(HEIF_REASON) from None
+    # Called on its own rather than registered with Pillow, which would change it for everyone.
+    return pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call,unused-ignore]
+
+
+def _decode_raw(data: bytes, side_px: int, max_megapixels: float) -> tuple[Image.Image, PhotoFacts]:
+    """The preview that the camera embedded, if it is large enough; else the sensor's data."""
+    try:
+        import rawpy
+    except ImportError:
+        raise _RefusedError(RAW_REASON) from None
+    with rawpy.imread(io.BytesIO(data)) as raw:
+        sizes = raw.sizes
+        width, height = sizes.width, sizes.height
+        _check_size((width, height), max_megapixels)
+        turn = {3: 3, 5: 8, 6: 6}.get(sizes.flip, 1)  # dcraw's numbers in EXIF's
+        image, block = _raw_preview(raw, side_px)
+        if image is None:
+            half = min(width, height) // 2 >= 2 * side_px
+            pixels = raw.postprocess(use_camera_wb=True, half_size=half, user_flip=0)
+            image = Image.fromarray(pixels)
+        elif turn >= 5 and (image.width > image.height) != (width > height):
+            turn = 1  # a preview that already stands upright
+    small = _upright(_reduced(image, side_px), turn)
+    if turn >= 5 or sizes.flip in (5, 6):
+        width, height = height, width
+    if exif.Directory.first(data).raw(exif.MAKE):
+        block = data
+    return small, PhotoFacts(width, height, "RAW", **exif.camera_facts(block)._asdict())
+
+
+def _raw_preview(raw: Any, side_px: int) -> tuple[Image.Image | None, bytes]:
+    """A preview of `side_px` at least, as stored; and its EXIF block, if any."""
+    import rawpy
+
+    try:
+        preview = raw.extract_thumb()
+    except rawpy.LibRawError:  # none, or none that can be read
+        return None, b""
+    if preview.format != rawpy.ThumbFormat.JPEG:
+        image = Image.fromarray(preview.data)
+        return (_to_rgb(image), b"") if min(image.size) >= side_px else (None, b"")
+    block = jpeg.payload(preview.data, jpeg.APP1, jpeg.EXIF) or b""
+    try:
+        with Image.open(io.BytesIO(preview.data), formats=("JPEG",)) as image:
+            if min(image.size) < side_px:
+                return None, block
+            image.draft(None, (2 * side_px, 2 * side_px))
+            return _to_rgb(image).copy(), block
+    except (OSError, SyntaxError, ValueError):
+        return None, block
+
+
+def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
+    megapixels = size[0] * size[1] / 1e6
+    if megapixels > max_megapixels:
+        raise _RefusedError(
+            f"{size[0]:,} x {size[1]:,} pixels are {megapixels:,.0f} megapixels, more than the "
+            f"limit of {max_megapixels:,g}",
+            hint="raise the limit with `--max-megapixels` if the memory allows it",
+        )
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height by the header (RFC 9649); (0, 0), which passes, if it is none."""
+    chunk = data[12:16]
+    if len(data) < 30:
+        return 0, 0
+    if chunk == b"VP8X":
+        return (
+            int.from_bytes(data[24:27], "little") + 1,
+            int.from_bytes(data[27:30], "little") + 1,
+        )
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _exif_block(data: bytes, kind: str, image: Image.Image) -> bytes:
+    """The TIFF block with the camera's facts; b'' if there is none."""
+    if kind == "TIFF":
+        return data
+    if kind == "JPEG":
+        return jpeg.payload(data, jpeg.APP1, jpeg.EXIF) or b""
+    block = image.info.get("exif") or b""
+    if not block and isinstance(profile := image.info.get("Raw profile type exif"), str):
+        # ImageMagick's way before PNG had a chunk for it: name, length, hexadecimal digits
+        with contextlib.suppress(ValueError):
+            block = bytes.fromhex("".join(profile.split("\n")[3:]))
+    return block.removeprefix(jpeg.EXIF) if isinstance(block, bytes) else b""
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB on white, all samples 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey_from_samples(np.asarray(image), image.format).convert("RGB")
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        paper = Image.new("RGB", image.size, "white")
+        paper.paste(image, mask=image.getchannel("A"))
+        return paper
+    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
+            separated = ImageCms.profileToProfile(
+                image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+            if separated is not None:
+                return separated
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_from_samples(samples: np.ndarray[Any, Any], form: str | None) -> Image.Image:
+    """8-bit grey from samples of 16 or 32 bits, whole or floating."""
+    # Pillow has room for 16-bit PNM and JPEG 2000 samples in 32-bit ones only.
+    if samples.dtype.itemsize == 2 or form in ("PPM", "JPEG2000"):
+        if samples.dtype.kind == "f":
+            samples = samples * 257.0
+        return Image.fromarray((samples.astype(np.int32) >> 8).clip(0, 255).astype(np.uint8))
+    values = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if samples.dtype.kind == "f" and least >= 0 and most <= 1:
+        least, most = 0.0, 1.0  # the usual range of floating samples
+    elif least >= 0 and most <= 255:
+        least, most = 0.0, 255.0  # bytes in wide clothes
+    scaled = (values - least) * (255.0 / max(most - least, 1e-12))
+    return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+
+
+def _reduced(image: Image.Image, side_px: int) -> Image.Image:
+    """Averaged over whole squares of pixels, as far as twice `side_px` remain."""
+    factor = min(image.size) // (2 * side_px)
+    return image.reduce(factor) if factor > 1 else image
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(_TURNS[turn]) if turn != 1 else image
+
+
+def _failure(error: Exception, kind: str) -> str:
+    if isinstance(error, MemoryError):
+        return "too large for the memory that is free"
+    if isinstance(error, UnidentifiedImageError):
+        return f"damaged: its beginning says {kind}, the rest does not hold"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return f"cut short: the {kind} data end too soon"
+    return f"damaged: the {kind} data cannot be decoded"

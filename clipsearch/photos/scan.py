@@ -1,0 +1,311 @@
+"""Walking a folder of photos: what is there, without reading any of it.
+
+Rules of the walk, in the order in which they are asked:
+
+1. Hidden files and folders (names that start with a dot, `._*` included) and the folders that
+   systems and tools keep for themselves (`SYSTEM_FOLDERS`) are passed over. The root itself may
+   be hidden: it was asked for by name.
+2. Links are passed over, unless `follow_links`. Then a linked file counts as a file where the
+   link lies; a linked folder is entered once, and not at all when it lies inside the root,
+   where it is found at its own place anyway. So no chain of links makes the walk endless.
+3. What an `exclude` glob matches is passed over, whatever a file says.
+4. `.clipsearchignore` files hold gitignore rules for their own folder and those below; a deeper
+   file overrules a higher one, and `!pattern` takes back an exclusion, as in git.
+5. Devices, pipes and sockets are no photos and are never opened; nor are files whose suffix says
+   that they are something else (`NOT_PHOTO_SUFFIXES`). Every other file is a candidate, and its
+   content decides when it is decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pathspec
+
+from clipsearch.errors import PhotoFolderError, UsageError
+from clipsearch.records import FoundFile
+
+IGNORE_FILE = ".clipsearchignore"
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eadir",  # Synology thumbnails
+        "@recycle",  # QNAP
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+        "node_modules",
+        "__macosx",
+        "__pycache__",
+    }
+)
+
+_SUFFIXES = (
+    # words and data
+    "txt md rst log csv tsv json jsonl geojson yaml yml toml ini cfg conf xml xmp html htm css "
+    "pdf doc docx odt rtf xls xlsx ods ppt pptx odp epub mobi tex srt vtt vcf ics eml "
+    "sqlite sqlite3 db lrcat lrdata pickle pkl npy npz parquet safetensors "
+    # films and sound
+    "mp4 m4v mov avi mkv webm mpg mpeg mts m2ts 3gp wmv flv vob ogv "
+    "mp3 m4a aac wav flac ogg oga opus wma aiff mid "
+    # archives and disk images
+    "zip tar gz tgz bz2 xz zst 7z rar iso dmg cab jar apk deb rpm "
+    # programs and their sources
+    "py pyc pyi js mjs ts jsx tsx c h cc cpp hpp rs go java kt rb php sh bat ps1 exe dll so "
+    "dylib o a class wasm lock "
+    # what photo programs, systems and fonts leave beside photos
+    "aae thm pp3 dop cos nksc on1 lnk url torrent part crdownload tmp bak swp ttf otf woff "
+    "woff2 svg eps ai"
+)
+NOT_PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
+
+
+class FoundFolder(NamedTuple):
+    """The candidates of one folder, sorted by name.
+
+    `relative_path` is '' for the root, else written like `FoundFile.relative_path`.
+    """
+
+    relative_path: str
+    files: list[FoundFile]
+
+
+def scan_folder(root: Path, *, exclude: Sequence[str] = (), follow_links: bool = False) -> Scan:
+    """Prepare the walk of `root`; nothing but the root itself is looked at yet.
+
+    Args:
+        root: an existing folder.
+        exclude: globs in gitignore's language, seen from the root: `*.png`, `Private/`,
+            `/2019/raw`. A path that starts with the root's own is taken from the root.
+        follow_links: enter linked folders and take linked files.
+    Raises:
+        PhotoFolderError: the root is not there, is no folder, or cannot be listed.
+        UsageError: a glob that is not one.
+    """
+    try:
+        root_stat = Path(root).stat()
+        if not stat.S_ISDIR(root_stat.st_mode):
+            raise PhotoFolderError(
+                f"{root} is a file, not a folder",
+                hint=f"give the folder it lies in: {Path(root).parent}",
+            )
+        os.scandir(root).close()
+    except FileNotFoundError:
+        raise PhotoFolderError(
+            f"there is no folder {root}", hint="check the spelling, or mount its disk"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise PhotoFolderError(f"cannot list {root}: {_reason(error)}") from error
+    return Scan(Path(root), root_stat, Exclusions(root, exclude), follow_links)
+
+
+class Scan:
+    """One walk of one root. Iterate it once; then ask how it went.
+
+    Iterating yields a `FoundFolder` for every folder that could be listed, empty ones too, depth
+    first and sorted, at the cost of one `scandir` per folder and one `stat` per candidate; what
+    is held is one folder's files and the names of the folders still to visit.
+
+    Attributes:
+        unreadable: (relative folder, reason) of each folder that could not be listed.
+        complete: True once the walk has come to its end with the root still in its place.
+            False while it runs, after a break, and when the root's disk went away meanwhile: then
+            what was not seen says nothing.
+    """
+
+    def __init__(
+        self, root: Path, root_stat: os.stat_result, exclusions: Exclusions, follow_links: bool
+    ) -> None:
+        self.root = root
+        self.unreadable: list[tuple[str, str]] = []
+        self.complete = False
+        self._root_stat = root_stat
+        self._exclusions = exclusions
+        self._follow_links = follow_links
+        self._linked_folders: set[tuple[int, int]] = set()
+
+    def is_unreadable(self, folder: str) -> bool:
+        """Whether `folder` (relative) or a folder above it could not be listed.
+
+        The files known to lie there were not seen, which does not mean that they are gone.
+        """
+        places = {place for place, _ in self.unreadable}
+        if not places:
+            return False
+        if "" in places or folder in places:
+            return True
+        return any(folder[:i] in places for i, letter in enumerate(folder) if letter == "/")
+
+    def __iter__(self) -> Iterator[FoundFolder]:
+        # The last entry is the next folder; its path on disk travels along, as joining is dear.
+        waiting = [("", os.fspath(self.root), self._exclusions)]
+        while waiting:
+            relative, path, rules = waiting.pop()
+            try:
+                files, folders, rules = self._list(relative, path, rules)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not relative:
+                    self.unreadable.append((relative, _reason(error)))
+                continue  # removed since its parent was listed
+            except OSError as error:
+                self.unreadable.append((relative, _reason(error)))
+                continue
+            yield FoundFolder(relative, files)
+            prefix = f"{relative}/" if relative else ""
+            waiting.extend(
+                (prefix + name, os.path.join(path, name), rules)  # noqa: PTH118  (speed)
+                for name in reversed(folders)
+            )
+        self.complete = self._root_is_in_place()
+
+    def _list(
+        self, relative: str, path: str, rules: Exclusions
+    ) -> tuple[list[FoundFile], list[str], Exclusions]:
+        prefix = f"{relative}/" if relative else ""
+        with os.scandir(path) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name == IGNORE_FILE and entry.is_file():
+                # Rules that cannot be read fail the folder: better not seen than indexed
+                # against its owner's wish.
+                rules = rules.with_ignore_file(prefix, Path(entry.path).read_bytes())
+        asks = rules.any
+        files = []
+        folders = []
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            is_link = entry.is_symlink()
+            if is_link and not self._follow_links:
+                continue
+            if entry.is_dir(follow_symlinks=is_link):
+                if (
+                    name.lower() not in SYSTEM_FOLDERS
+                    and not (asks and rules.excludes(f"{prefix}{name}/"))
+                    and not (is_link and not self._may_enter(entry.path))
+                ):
+                    folders.append(name)
+            elif entry.is_file(follow_symlinks=is_link):
+                dot = name.rfind(".")
+                if dot > 0 and name[dot + 1 :].lower() in NOT_PHOTO_SUFFIXES:
+                    continue
+                if asks and rules.excludes(prefix + name):
+                    continue
+                try:
+                    found = entry.stat(follow_symlinks=is_link)
+                except FileNotFoundError:
+                    continue  # removed since the folder was listed
+                files.append(
+                    FoundFile(
+                        prefix + name, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
+                    )
+                )
+        return files, folders, rules
+
+    def _may_enter(self, link: str) -> bool:
+        """Whether a linked folder is outside the root and was not entered through a link yet."""
+        real = os.path.realpath(link)
+        try:
+            found = Path(real).stat()
+            inside = Path(real).is_relative_to(os.path.realpath(self.root))
+        except OSError:
+            return False
+        key = (found.st_dev, found.st_ino)
+        if inside or key in self._linked_folders:
+            return False
+        self._linked_folders.add(key)
+        return True
+
+    def _root_is_in_place(self) -> bool:
+        # A disk pulled out mid-walk leaves nothing, or an empty mount point: another folder.
+        try:
+            now = self.root.stat()
+        except OSError:
+            return False
+        before = self._root_stat
+        return (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
+
+
+class Exclusions:
+    """The globs given for a root, and the ignore files on the way down to a folder.
+
+    Each ignore file makes a new object that refers to its parent's rules, so siblings do not see
+    one another's.
+    """
+
+    def __init__(self, root: Path | str, exclude: Sequence[str]) -> None:
+        lines = [_anchored(glob, os.fspath(root)) for glob in exclude]
+        for line, glob in zip(lines, exclude, strict=True):
+            try:
+                pathspec.GitIgnoreSpec.from_lines([line])
+            except ValueError as error:
+                raise UsageError(
+                    f"cannot exclude {glob!r}: it is not a glob", hint="for example: '*.png'"
+                ) from error
+        self._globs = pathspec.GitIgnoreSpec.from_lines(lines) if lines else None
+        self._ignore_files: tuple[tuple[int, pathspec.GitIgnoreSpec], ...] = ()  # deepest first
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to ask; most walks have no rule at all."""
+        return self._globs is not None or bool(self._ignore_files)
+
+    def with_ignore_file(self, prefix: str, content: bytes) -> Exclusions:
+        """These rules and those of an ignore file in the folder `prefix` ('' or 'a/b/')."""
+        lines = []
+        for line in content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines():
+            try:
+                pathspec.GitIgnoreSpec.from_lines([line])
+            except ValueError:
+                continue  # as git does with what is no pattern
+            lines.append(line)
+        below = object.__new__(Exclusions)
+        below._globs = self._globs
+        spec = pathspec.GitIgnoreSpec.from_lines(lines)
+        below._ignore_files = ((len(_plain(prefix)), spec), *self._ignore_files)
+        return below
+
+    def excludes(self, relative_path: str) -> bool:
+        """Whether a file, or a folder written with a '/' at its end, is to be passed over."""
+        path = _plain(relative_path)
+        if self._globs is not None and self._globs.check_file(path).include:
+            return True
+        for skip, spec in self._ignore_files:
+            verdict = spec.check_file(path[skip:]).include
+            if verdict is not None:
+                return verdict
+        return False
+
+
+def _plain(path: str) -> str:
+    """`path` as ignore files are read: bytes that are no UTF-8 as U+FFFD.
+
+    pathspec may hand names to a matcher that takes valid Unicode only.
+    """
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
+
+
+def _anchored(glob: str, root: str) -> str:
+    """One `--exclude` glob as one gitignore line."""
+    root = os.path.abspath(root).rstrip(os.sep)  # noqa: PTH100  (resolve() would follow links)
+    if glob.startswith(root + os.sep):
+        glob = glob[len(root) :]  # keeps the separator, which anchors it
+    glob = _plain(glob.replace(os.sep, "/"))
+    # A line that starts so would be a comment or take something back: here it is a name.
+    return "\\" + glob if glob.startswith(("#", "!")) else glob
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error)
