@@ -28,7 +28,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,20 @@ def _available_bytes() -> int:
 # Reading -----------------------------------------------------------------------------------------
 
 
+def read_photo(photo: Path | str | bytes) -> tuple[bytes, str]:
+    """A photo's bytes and the name of its kind; '' for bytes of no known kind.
+
+    Args:
+        photo: the path of a file, or what such a file holds.
+    Raises:
+        SkippedPhoto: the file cannot be read, or its content is none of the known kinds.
+    """
+    if not isinstance(photo, bytes):
+        return _read(os.fspath(photo), default_max_megapixels())
+    kind = _kind(photo[:_HEADER_BYTES])
+    return photo, "RAW" if kind == "TIFF" and _is_raw(photo) else kind
+
+
 def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
     """The file's bytes and kind; a file of no known kind is not read past its header."""
     try:
@@ -171,9 +185,7 @@ def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
             data = _all_bytes(file, size)
     except OSError as error:
         raise SkippedPhoto(name, _unreadable(error)) from error
-    if kind == "TIFF" and _is_raw(data):
-        kind = "RAW"
-    return data, kind
+    return data, "RAW" if kind == "TIFF" and _is_raw(data) else kind
 
 
 @contextlib.contextmanager
@@ -328,7 +340,7 @@ def _decode(
         image.load()
         if kind != "JPEG":
             width, height = image.size  # Pillow turns a TIFF while it loads it
-        block = _exif_block(data, kind, image)
+        block = exif_block(data, kind, image.info)
         # libheif and Pillow's TIFF reader turn the picture themselves.
         turn = 1 if kind in ("HEIF", "TIFF") else exif.orientation(block)
         small = _upright(_reduced(_to_rgb(image), side_px), turn)
@@ -424,14 +436,14 @@ def _webp_canvas(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _exif_block(data: bytes, kind: str, image: Image.Image) -> bytes:
-    """The TIFF block with the camera's facts; b'' if there is none."""
+def exif_block(data: bytes, kind: str, info: Mapping[Any, Any]) -> bytes:
+    """The TIFF block with the camera's facts; b'' if there is none. `info` is Pillow's."""
     if kind == "TIFF":
         return data
     if kind == "JPEG":
         return jpeg.payload(data, jpeg.APP1, jpeg.EXIF) or b""
-    block = image.info.get("exif") or b""
-    if not block and isinstance(profile := image.info.get("Raw profile type exif"), str):
+    block = info.get("exif") or b""
+    if not block and isinstance(profile := info.get("Raw profile type exif"), str):
         # ImageMagick's way before PNG had a chunk for it: name, length, hexadecimal digits
         with contextlib.suppress(ValueError):
             block = bytes.fromhex("".join(profile.split("\n")[3:]))

@@ -19,6 +19,7 @@ Rules of the walk, in the order in which they are asked:
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -244,12 +245,10 @@ class Exclusions:
     def __init__(self, root: Path | str, exclude: Sequence[str]) -> None:
         lines = [_anchored(glob, os.fspath(root)) for glob in exclude]
         for line, glob in zip(lines, exclude, strict=True):
-            try:
-                pathspec.GitIgnoreSpec.from_lines([line])
-            except ValueError as error:
+            if not _is_pattern(line):
                 raise UsageError(
                     f"cannot exclude {glob!r}: it is not a glob", hint="for example: '*.png'"
-                ) from error
+                )
         self._globs = pathspec.GitIgnoreSpec.from_lines(lines) if lines else None
         self._ignore_files: tuple[tuple[int, pathspec.GitIgnoreSpec], ...] = ()  # deepest first
 
@@ -260,13 +259,8 @@ class Exclusions:
 
     def with_ignore_file(self, prefix: str, content: bytes) -> Exclusions:
         """These rules and those of an ignore file in the folder `prefix` ('' or 'a/b/')."""
-        lines = []
-        for line in content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines():
-            try:
-                pathspec.GitIgnoreSpec.from_lines([line])
-            except ValueError:
-                continue  # as git does with what is no pattern
-            lines.append(line)
+        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if _is_pattern(line)]
         below = object.__new__(Exclusions)
         below._globs = self._globs
         spec = pathspec.GitIgnoreSpec.from_lines(lines)
@@ -283,6 +277,15 @@ class Exclusions:
             if verdict is not None:
                 return verdict
         return False
+
+
+def _is_pattern(line: str) -> bool:
+    """Whether a gitignore line can match at all; git, too, passes over one that cannot."""
+    try:
+        (pattern,) = pathspec.GitIgnoreSpec.from_lines([line]).patterns
+    except (ValueError, re.error):
+        return False
+    return pattern.include is not None
 
 
 def _plain(path: str) -> str:
