@@ -1,0 +1,375 @@
+"""The encoder: pixels and words in, unit vectors out, by whatever runtime is best here.
+
+    image tower   EfficientNet-Lite on a CPU    OpenVINO graph built from the weights
+                  any other on a CPU            OpenVINO graph converted from torch, cached
+                  on a GPU, or without OpenVINO torch
+    text tower    CLIP's own                    numpy, on the real tokens only
+                  any other, or device given    torch
+
+A tower is loaded when it is first used. A text query through numpy loads neither the image tower
+nor torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipsearch.errors import ModelError
+from clipsearch.models.config import ModelConfig, read_config
+from clipsearch.models.fingerprints import fingerprints
+from clipsearch.models.preprocess import Preprocess
+from clipsearch.models.runtimes import numpy_text, openvino_lite
+from clipsearch.models.sources import default_cache_folder, find_model
+from clipsearch.models.tokenizer import VOCABULARY_SIZE, Tokenizer
+from clipsearch.models.weights import WeightsFile
+from clipsearch.records import Fingerprints, Float32Array, UInt8Array
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+_CPU_BATCH = 8  # more gains nothing on a CPU (measured: benchmarks), and costs memory
+_GPU_BATCH = 256
+
+ImageTower = Callable[[UInt8Array], Float32Array]
+
+
+def load_encoder(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    cache_folder: Path | None = None,
+) -> LocalEncoder:
+    """The encoder of a model that is on this machine. No weights are read yet.
+
+    Args:
+        name: preset, ARCH/TAG, hf-hub:OWNER/NAME, an imported model's name, or a directory.
+        device: auto (cuda, mps, cpu: the first that is here), or one of them.
+        precision: auto (bf16 or fp16 on a GPU; on a CPU fp32), fp32, bf16 or fp16.
+        threads: of the image tower on a CPU; None leaves it to the runtime (all cores). numpy's
+            own come from the environment (OMP_NUM_THREADS), which is read before its import.
+        cache_folder: where converted towers, fingerprints and the tokenizer's table are kept.
+
+    Raises:
+        ModelUnavailable: known, but not on this machine; nothing is fetched here.
+        ModelError: unknown, damaged, or not usable with this device or precision.
+    """
+    if device not in DEVICES:
+        raise ModelError(f"unknown device {device!r}", hint=f"one of: {', '.join(DEVICES)}")
+    if precision not in PRECISIONS:
+        raise ModelError(
+            f"unknown precision {precision!r}", hint=f"one of: {', '.join(PRECISIONS)}"
+        )
+    config = read_config(find_model(name))
+    return LocalEncoder(
+        str(name),
+        config,
+        device=device,
+        precision=precision,
+        threads=threads,
+        cache_folder=cache_folder or default_cache_folder(),
+    )
+
+
+class LocalEncoder:
+    """Both towers of one model on this machine; made by `load_encoder`. Not for several threads.
+
+    Attributes:
+        preprocess: how pictures become the pixels that `images` takes.
+        context_length: tokens of a text at most.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        *,
+        device: str,
+        precision: str,
+        threads: int | None,
+        cache_folder: Path,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._asked_device = device
+        self._asked_precision = precision
+        self._threads = threads
+        self._cache_folder = cache_folder
+        self._image_words = ""
+        self._limit: int | None = None  # images at once; halved when memory runs out
+        self.preprocess: Preprocess = config.preprocess
+        self.context_length: int = config.context_length
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """The model's directory."""
+        return self._config.folder
+
+    @property
+    def dim(self) -> int:
+        return self._config.dim
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        return fingerprints(self._config.folder, cache_folder=self._cache_folder)
+
+    @cached_property
+    def logit_scale(self) -> float:
+        """The learned scale as it is stored: a logarithm; exp of it is 1 / temperature."""
+        return float(self._weights.float32("logit_scale").reshape(-1)[0])
+
+    @cached_property
+    def device(self) -> str:
+        """`cpu`, `cuda` or `mps`: where the image tower runs.
+
+        Raises:
+            ModelError: the device that was asked for is not here.
+        """
+        return resolve_device(self._asked_device)
+
+    @cached_property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`: the type that the image tower computes in."""
+        return resolve_precision(self._asked_precision, self.device)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images to hand over at once; smaller after memory has run out."""
+        if self._limit is None:
+            self._limit = _CPU_BATCH if self.device == "cpu" else _GPU_BATCH
+        return self._limit
+
+    @property
+    def runtime(self) -> str:
+        """What runs the towers, in words; loads the image tower to be sure of it."""
+        _ = self._image_tower
+        text = "numpy" if self._text_in_numpy else "torch"
+        return f"images: {self._image_words}; texts: {text}"
+
+    def images(self, pixels: UInt8Array) -> Float32Array:
+        """(B, side, side, 3) uint8 as `preprocess.pixels` makes them -> (B, dim) unit rows.
+
+        Batches larger than memory are halved until they fit.
+
+        Raises:
+            ValueError: another shape or type.
+            ModelError: a single image does not fit into memory.
+        """
+        side = self.preprocess.size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
+            raise ValueError(
+                f"expected uint8 (B, {side}, {side}, 3), got {pixels.dtype} {pixels.shape}"
+            )
+        if not len(pixels):
+            return np.zeros((0, self.dim), np.float32)
+        rows, self._limit = run_in_parts(self._image_tower, pixels, self.batch_size)
+        return unit_rows(rows)
+
+    def texts(self, texts: Sequence[str]) -> Float32Array:
+        """B strings -> (B, dim) unit rows. What a text has beyond the context is not read."""
+        if not texts:
+            return np.zeros((0, self.dim), np.float32)
+        return unit_rows(self._text_tower(list(texts)))
+
+    def truncated(self, texts: Sequence[str]) -> list[str | None]:
+        """For each text None where it is read whole, else the part of it that is read.
+
+        Models with a vocabulary of `transformers` do not tell, so theirs are all None.
+        """
+        if self._config.needs_transformers:
+            return [None] * len(texts)
+        return [self._tokenizer.kept(text) for text in texts]
+
+    @cached_property
+    def _weights(self) -> WeightsFile:
+        return WeightsFile(self._config.weights)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        settings = self._config.text.get("tokenizer_kwargs") or {}
+        if set(settings) - {"clean"}:
+            raise ModelError(f"{self.folder}: unknown tokenizer settings {sorted(settings)}")
+        if int(self._config.text.get("vocab_size", VOCABULARY_SIZE)) < VOCABULARY_SIZE:
+            raise ModelError(f"{self.folder}: the vocabulary is not CLIP's")
+        return Tokenizer(
+            self.context_length,
+            clean=settings.get("clean", "lower"),
+            cache_folder=self._cache_folder,
+        )
+
+    @cached_property
+    def _text_in_numpy(self) -> bool:
+        return (
+            self._asked_device in ("auto", "cpu")
+            and not self._config.needs_transformers
+            and numpy_text.supports(self._config, self._weights)
+        )
+
+    @cached_property
+    def _text_tower(self) -> Callable[[list[str]], Float32Array]:
+        if self._text_in_numpy:
+            tower = numpy_text.NumpyTextTower(self._config, self._weights)
+            return lambda texts: tower([self._tokenizer.tokens(text) for text in texts])
+        from clipsearch.models.runtimes.torch_towers import TorchTextTower, transformers_tokenizer
+
+        self._set_torch_threads()
+        torch_tower = TorchTextTower(self._config, device=self.device, precision=self.precision)
+        pad: Callable[[list[str]], Any] = self._tokenizer.padded
+        if self._config.needs_transformers:
+            hub_tokenizer = transformers_tokenizer(self._config)
+
+            def pad(texts: list[str]) -> Any:
+                return hub_tokenizer(texts).numpy()
+
+        def run(texts: list[str]) -> Float32Array:
+            return run_in_parts(torch_tower, pad(texts), self.batch_size)[0]
+
+        return run
+
+    @cached_property
+    def _image_tower(self) -> ImageTower:
+        refused = ""
+        if self.device == "cpu" and self.precision != "fp16":
+            try:
+                return self._openvino_tower()
+            except ImportError:
+                refused = " (OpenVINO is not installed)"
+            except _conversion_failed() as error:
+                refused = f" (OpenVINO cannot run it: {error})"
+        from clipsearch.models.runtimes.torch_towers import TorchImageTower
+
+        self._set_torch_threads()
+        self._image_words = f"torch, {self.device} {self.precision}{refused}"
+        return TorchImageTower(self._config, device=self.device, precision=self.precision)
+
+    def _openvino_tower(self) -> ImageTower:
+        from clipsearch.models.runtimes import openvino_core, openvino_export
+
+        openvino_core.import_openvino()
+        if openvino_lite.supports(self._config):
+            graph = openvino_lite.build_graph(self._config, self._weights)
+        else:
+            self._set_torch_threads()
+            graph = openvino_export.exported_tower(
+                self._config, self.fingerprints.image, self._cache_folder
+            )
+        self._image_words = f"OpenVINO, cpu {self.precision}"
+        return openvino_core.compile_tower(graph, precision=self.precision, threads=self._threads)
+
+    def _set_torch_threads(self) -> None:
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+
+
+def resolve_device(asked: str) -> str:
+    """`auto` to the best device here, without importing torch where there is no sign of a GPU.
+
+    Raises:
+        ModelError: the device that was asked for is not here.
+    """
+    if asked == "cpu" or (asked == "auto" and not _sign_of_gpu()):
+        return "cpu"
+    import torch
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return next((device for device, available in here.items() if available), "cpu")
+    if not here[asked]:
+        raise ModelError(
+            f"torch finds no {asked} device on this machine",
+            hint="leave out `--device`, or install a build of torch for this GPU",
+        )
+    return asked
+
+
+def resolve_precision(asked: str, device: str) -> str:
+    """`auto` to the fastest type whose vectors keep a mean cosine of 0.999 to fp32."""
+    if asked != "auto":
+        return asked
+    if device == "cpu":
+        return "fp32"
+    import torch
+
+    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+
+
+def unit_rows(rows: Float32Array) -> Float32Array:
+    """(B, D) -> contiguous float32 rows of length 1; a zero row stays zero."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Float32Array = np.ascontiguousarray(rows / np.maximum(norms, 1e-12), np.float32)
+    return unit
+
+
+def run_in_parts(
+    tower: Callable[[Any], Float32Array], batch: np.ndarray[Any, Any], limit: int
+) -> tuple[Float32Array, int]:
+    """Run a batch in parts of at most `limit`; halve them whenever memory runs out.
+
+    Returns:
+        The rows of the whole batch, and the limit that worked.
+    Raises:
+        ModelError: one item alone does not fit.
+    """
+    rows: list[Float32Array] = []
+    done = 0
+    while done < len(batch):
+        try:
+            rows.append(tower(batch[done : done + limit]))
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            size = min(limit, len(batch) - done)
+            if size == 1:
+                raise ModelError(
+                    "there is not enough memory to run the model on a single item",
+                    hint="use `--device cpu` or a smaller model (`clipsearch models`)",
+                ) from error
+            limit = size // 2
+            _free_gpu_memory()
+            continue
+        done += limit
+    return np.concatenate(rows) if len(rows) != 1 else rows[0], limit
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch raises OutOfMemoryError for cuda, and a plain RuntimeError for mps and the CPU."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        sign in words for sign in ("out of memory", "can't allocate memory", "bad_alloc")
+    )
+
+
+def _free_gpu_memory() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _conversion_failed() -> type[Exception]:
+    from clipsearch.models.runtimes.openvino_export import ConversionError
+
+    return ConversionError
+
+
+def _sign_of_gpu() -> bool:
+    """Whether a GPU could be here. Importing torch to learn that there is none takes seconds."""
+    import platform
+
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if sys.platform == "win32":
+        return (Path("C:/Windows/System32") / "nvcuda.dll").exists()
+    return Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()

@@ -1,0 +1,145 @@
+"""From an upright RGB picture to the pixels that an image tower was trained on.
+
+One implementation (Pillow and numpy) of what `open_clip.transform.image_transform` does at
+inference: equal bit for bit up to the uint8 stage, and to 1e-6 after normalisation. Towers take
+the uint8 stage and normalise inside their own graph, so `normalise` is for training and checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from clipsearch.errors import ModelError
+from clipsearch.records import Float32Array, UInt8Array
+
+ResizeMode = Literal["shortest", "squash", "longest"]
+Interpolation = Literal["bicubic", "bilinear"]
+Triple = tuple[float, float, float]
+
+# What open_clip assumes where a configuration says nothing: OpenAI's training set.
+OPENAI_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+
+# Beyond this aspect ratio the picture is cut to the crop's neighbourhood before it is resized: a
+# 65,000 x 10 strip would otherwise be resized to a million pixels on its way to 224 x 224.
+_LONGEST_FULL_RESIZE = 32
+
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How one model wants its pictures.
+
+    Attributes:
+        size: side of the square that the tower sees, in pixels.
+        mode: `shortest` resizes the short side to `size` and crops the centre, `squash` ignores
+            the aspect ratio, `longest` fits the whole picture and pads with `fill_color`.
+        mean, std: per channel, for pixels scaled to 0..1.
+        fill_color: grey level 0..255 of the padding.
+    """
+
+    size: int
+    mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+    mean: Triple = OPENAI_MEAN
+    std: Triple = OPENAI_STD
+    fill_color: int = 0
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, size: Any = None) -> Preprocess:
+        """Read open_clip's `preprocess_cfg`; what it leaves out has open_clip's defaults.
+
+        Args:
+            size: the image tower's own `image_size`, which overrides the configuration's, as in
+                open_clip.
+        Raises:
+            ModelError: a value that open_clip would not take either, or a side that is no square.
+        """
+        mode = config.get("resize_mode") or "shortest"
+        interpolation = config.get("interpolation") or "bicubic"
+        if interpolation == "random":  # training only; open_clip takes bicubic for inference
+            interpolation = "bicubic"
+        if mode not in get_args(ResizeMode) or interpolation not in get_args(Interpolation):
+            raise ModelError(
+                f"the model's preprocessing is unknown: resize_mode {mode!r}, "
+                f"interpolation {interpolation!r}",
+                hint="the model's open_clip_config.json may be damaged or newer than clipsearch",
+            )
+        return cls(
+            size=_side(size if size is not None else config.get("size", 224)),
+            mode=cast(ResizeMode, mode),
+            interpolation=cast(Interpolation, interpolation),
+            mean=_triple(config.get("mean") or OPENAI_MEAN),
+            std=_triple(config.get("std") or OPENAI_STD),
+            fill_color=int(config.get("fill_color") or 0),
+        )
+
+    def pixels(self, image: Image.Image) -> UInt8Array:
+        """An RGB picture of any size -> (size, size, 3) uint8, C-contiguous."""
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        resample = _FILTERS[self.interpolation]
+        if self.mode == "squash":
+            square = image.resize((self.size, self.size), resample)
+        elif self.mode == "longest":
+            square = self._fit(image, resample)
+        else:
+            square = self._cover(image, resample)
+        return np.array(square, dtype=np.uint8)
+
+    def normalise(self, pixels: UInt8Array) -> Float32Array:
+        """(B, size, size, 3) uint8 -> (B, 3, size, size) float32, C-contiguous."""
+        scaled = pixels.astype(np.float32) / np.float32(255)
+        scaled -= np.asarray(self.mean, np.float32)
+        scaled /= np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+    def _cover(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        width, height = image.size
+        short, long = min(width, height), max(width, height)
+        scaled = int(self.size * long / short)  # torchvision truncates here
+        new_width, new_height = (scaled, self.size) if width > height else (self.size, scaled)
+        left = round((new_width - self.size) / 2)
+        top = round((new_height - self.size) / 2)
+        box = (left, top, left + self.size, top + self.size)
+        if long > _LONGEST_FULL_RESIZE * short:
+            x_scale, y_scale = width / new_width, height / new_height
+            region = (box[0] * x_scale, box[1] * y_scale, box[2] * x_scale, box[3] * y_scale)
+            return image.resize((self.size, self.size), resample, box=region)
+        return image.resize((new_width, new_height), resample).crop(box)
+
+    def _fit(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        width, height = image.size
+        ratio = max(width, height) / self.size
+        new_width, new_height = round(width / ratio), round(height / ratio)
+        # A strip thinner than half a pixel after scaling keeps one: nothing cannot be resized.
+        small = image.resize((max(new_width, 1), max(new_height, 1)), resample)
+        spare_x, spare_y = self.size - small.width, self.size - small.height
+        border = (spare_x // 2, spare_y // 2, (spare_x + 1) // 2, (spare_y + 1) // 2)
+        return ImageOps.expand(small, border=border, fill=(self.fill_color,) * 3)
+
+
+def _side(size: Any) -> int:
+    if isinstance(size, (list, tuple)):
+        if len(set(size)) != 1:
+            raise ModelError(f"the model takes pictures of {size}; only squares are supported")
+        size = size[0]
+    return int(size)
+
+
+def _triple(value: Any) -> Triple:
+    if isinstance(value, (int, float)):
+        value = (value,) * 3
+    if len(value) != 3:
+        raise ModelError(f"mean and std need three channels, not {len(value)}")
+    red, green, blue = (float(part) for part in value)
+    return red, green, blue

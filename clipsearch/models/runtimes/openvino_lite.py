@@ -1,0 +1,151 @@
+"""EfficientNet-Lite image towers as an OpenVINO graph, straight from the weights.
+
+Batch norms are folded into the convolutions and the normalisation of pixels is the graph's first
+step, so indexing with such a tower needs neither torch nor open_clip.
+
+Source: timm's `tf_efficientnet_lite*` (Tan and Le 2019; lite: no squeeze-excitation, ReLU6).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clipsearch.errors import ModelError
+from clipsearch.models.config import ModelConfig
+from clipsearch.models.runtimes.openvino_core import import_openvino
+from clipsearch.models.weights import WeightsFile
+from clipsearch.records import Float32Array
+
+_TRUNK = "visual.trunk."
+_STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # every EfficientNet's
+_BATCH_NORM_EPS = 1e-3  # TensorFlow's, which the tf_ models keep
+_SAME_PADDING = "same_upper"  # TensorFlow pads the odd pixel at the end; timm's Conv2dSame too
+
+
+def supports(config: ModelConfig) -> bool:
+    """Whether `build_graph` computes this image tower."""
+    vision = config.vision
+    name = str(vision.get("timm_model_name") or "")
+    return (
+        name.startswith("tf_efficientnet_lite")
+        and "." not in name
+        and vision.get("timm_pool", "avg") == "avg"
+        and vision.get("timm_proj", "linear") in ("linear", "mlp")
+    )
+
+
+def build_graph(config: ModelConfig, weights: WeightsFile) -> Any:
+    """An `openvino.Model`: (B, S, S, 3) uint8 -> (B, dim) float32, any B.
+
+    Raises:
+        ModelError: the weights are not those of such a tower.
+        ImportError: OpenVINO is not installed.
+    """
+    return _Graph(config, weights).model()
+
+
+class _Graph:
+    def __init__(self, config: ModelConfig, weights: WeightsFile) -> None:
+        self._openvino = import_openvino()
+        from openvino import opset13
+
+        self._ops = opset13
+        self._config = config
+        self._weights = weights
+
+    def model(self) -> Any:
+        side = self._config.preprocess.size
+        shape = self._openvino.PartialShape([-1, side, side, 3])
+        pixels = self._ops.parameter(shape, np.uint8, name="pixels")
+        x = self._normalised(pixels)
+        x = self._relu6(self._conv(x, "conv_stem", "bn1", stride=2))
+        for stage, stride in enumerate(_STAGE_STRIDES):
+            for block in range(self._count(f"blocks.{stage}.")):
+                x = self._block(x, f"blocks.{stage}.{block}.", stride if block == 0 else 1)
+        x = self._relu6(self._conv(x, "conv_head", "bn2"))
+        x = self._ops.reduce_mean(x, np.array([2, 3]), keep_dims=False)
+        return self._openvino.Model([self._head(x)], [pixels], "image_tower")
+
+    def _normalised(self, pixels: Any) -> Any:
+        preprocess = self._config.preprocess
+        scale = 1 / (255 * np.asarray(preprocess.std, np.float64))
+        shift = -np.asarray(preprocess.mean, np.float64) / np.asarray(preprocess.std, np.float64)
+        x = self._ops.convert(pixels, np.float32)
+        x = self._ops.add(self._ops.multiply(x, self._constant(scale)), self._constant(shift))
+        return self._ops.transpose(x, np.array([0, 3, 1, 2]))
+
+    def _block(self, x: Any, name: str, stride: int) -> Any:
+        """An inverted residual; the first stage's blocks have no expansion (`conv_pwl`)."""
+        expands = f"{_TRUNK}{name}conv_pwl.weight" in self._weights
+        y = x
+        if expands:
+            y = self._relu6(self._conv(y, name + "conv_pw", name + "bn1"))
+            y = self._relu6(self._depthwise(y, name + "conv_dw", name + "bn2", stride))
+            y = self._conv(y, name + "conv_pwl", name + "bn3")
+        else:
+            y = self._relu6(self._depthwise(y, name + "conv_dw", name + "bn1", stride))
+            y = self._conv(y, name + "conv_pw", name + "bn2")
+        same_channels = x.get_output_partial_shape(0)[1] == y.get_output_partial_shape(0)[1]
+        return self._ops.add(x, y) if stride == 1 and same_channels else y
+
+    def _conv(self, x: Any, conv: str, norm: str, stride: int = 1) -> Any:
+        kernel, bias = self._folded(conv, norm)
+        y = self._ops.convolution(
+            x,
+            self._constant(kernel),
+            [stride, stride], [0, 0], [0, 0], [1, 1], _SAME_PADDING,
+        )  # fmt: skip
+        return self._ops.add(y, self._constant(bias.reshape(1, -1, 1, 1)))
+
+    def _depthwise(self, x: Any, conv: str, norm: str, stride: int) -> Any:
+        kernel, bias = self._folded(conv, norm)  # (C, 1, K, K); one group a channel
+        y = self._ops.group_convolution(
+            x,
+            self._constant(kernel[:, None]),
+            [stride, stride], [0, 0], [0, 0], [1, 1], _SAME_PADDING,
+        )  # fmt: skip
+        return self._ops.add(y, self._constant(bias.reshape(1, -1, 1, 1)))
+
+    def _relu6(self, x: Any) -> Any:
+        return self._ops.clamp(x, 0.0, 6.0)
+
+    def _head(self, x: Any) -> Any:
+        if "visual.head.mlp.fc1.weight" in self._weights:
+            x = self._ops.gelu(self._linear(x, "visual.head.mlp.fc1"), "erf")
+            return self._linear(x, "visual.head.mlp.fc2")
+        return self._linear(x, "visual.head.proj")
+
+    def _linear(self, x: Any, name: str) -> Any:
+        weight = self._weights.float32(name + ".weight")
+        y = self._ops.matmul(x, self._constant(weight), transpose_a=False, transpose_b=True)
+        if name + ".bias" not in self._weights:
+            return y
+        return self._ops.add(y, self._constant(self._weights.float32(name + ".bias")))
+
+    def _folded(self, conv: str, norm: str) -> tuple[Float32Array, Float32Array]:
+        """Kernel and bias of a convolution with its batch norm folded in, in float64."""
+        kernel = self._weights.float32(f"{_TRUNK}{conv}.weight").astype(np.float64)
+        gain, bias, mean, variance = (
+            self._weights.float32(f"{_TRUNK}{norm}.{part}").astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        gain = gain / np.sqrt(variance + _BATCH_NORM_EPS)
+        folded = kernel * gain[:, None, None, None]
+        return folded.astype(np.float32), (bias - mean * gain).astype(np.float32)
+
+    def _constant(self, values: Any) -> Any:
+        return self._ops.constant(np.ascontiguousarray(values, np.float32))
+
+    def _count(self, name: str) -> int:
+        """How many blocks a stage has."""
+        start = len(_TRUNK + name)
+        numbers = {
+            int(tensor[start:].split(".", 1)[0])
+            for tensor in self._weights.places
+            if tensor.startswith(_TRUNK + name)
+        }
+        if not numbers or numbers != set(range(len(numbers))):
+            raise ModelError(f"{self._weights.path}: not the weights of an EfficientNet-Lite tower")
+        return len(numbers)
