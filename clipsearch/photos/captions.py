@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from PIL import Image
-
 from clipsearch.photos import exif, jpeg
-from clipsearch.photos.decode import exif_block, read_photo
+from clipsearch.photos.decode import exif_block, opened_picture, read_photo
 
 _DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 _ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
@@ -79,13 +76,7 @@ def _metadata(data: bytes, kind: str) -> tuple[bytes, bytes, bytes]:
         return b"", b"", b""
     # A picture that does not decode may still have a caption, but nobody needs it then.
     try:
-        if kind == "HEIF":
-            import pillow_heif
-
-            image: Image.Image = pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call,unused-ignore]
-        else:
-            image = Image.open(io.BytesIO(data), formats=(kind,))
-        with image:
+        with opened_picture(data, kind) as image:
             if kind == "PNG":
                 image.load()  # chunks may follow the pixels
             packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from clipsearch.errors import SkippedPhoto
 from clipsearch.photos import exif, jpeg
@@ -327,13 +327,9 @@ def _decode(
         raise _RefusedError("JPEG XL is not supported")
     if kind == "RAW":
         return _decode_raw(data, side_px, max_megapixels)
-    if kind == "WEBP":
-        # Pillow's decoder allocates the canvas while it opens the file.
-        _check_size(_webp_canvas(data), max_megapixels)
-    image = _open_heif(data) if kind == "HEIF" else Image.open(io.BytesIO(data), formats=(kind,))
-    with image:
+    _check_size(_size_in_header(data, kind), max_megapixels)
+    with opened_picture(data, kind) as image:
         _check_size(image.size, max_megapixels)
-        form = image.format or kind
         width, height = image.size
         if kind == "JPEG":
             image.draft(None, (2 * side_px, 2 * side_px))
@@ -349,16 +345,35 @@ def _decode(
     small.info = {}
     if turn >= 5:
         width, height = height, width
-    return small, PhotoFacts(width, height, form, **exif.camera_facts(block)._asdict())
+    if kind == "JPEG" and jpeg.payload(data, jpeg.APP2, jpeg.MULTI_PICTURE) is not None:
+        kind = "MPO"
+    return small, PhotoFacts(width, height, kind, **exif.camera_facts(block)._asdict())
 
 
-def _open_heif(data: bytes) -> Image.Image:
+def opened_picture(data: bytes, kind: str) -> Image.Image:
+    """The first picture in the file, its header read."""
+    if kind == "JPEG":
+        return _JpegFile(io.BytesIO(data))
+    if kind != "HEIF":
+        return Image.open(io.BytesIO(data), formats=(kind,))
     try:
         import pillow_heif
     except ImportError:
         raise _RefusedError(HEIF_REASON) from None
     # Called on its own rather than registered with Pillow, which would change it for everyone.
-    return pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call,unused-ignore]
+    return pillow_heif.HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call,no-any-return,unused-ignore]
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose EXIF Pillow leaves alone.
+
+    It would search it for a resolution, and a broken block can cost it the picture. What Pillow
+    calls MPO is taken as the JPEG that it starts with.
+    """
+
+    def _open(self) -> None:
+        self.info["dpi"] = (72, 72)  # known already, for all that Pillow can tell
+        super()._open()
 
 
 def _decode_raw(data: bytes, side_px: int, max_megapixels: float) -> tuple[Image.Image, PhotoFacts]:
@@ -400,7 +415,7 @@ def _raw_preview(raw: Any, side_px: int) -> tuple[Image.Image | None, bytes]:
         return (_to_rgb(image), b"") if min(image.size) >= side_px else (None, b"")
     block = jpeg.payload(preview.data, jpeg.APP1, jpeg.EXIF) or b""
     try:
-        with Image.open(io.BytesIO(preview.data), formats=("JPEG",)) as image:
+        with _JpegFile(io.BytesIO(preview.data)) as image:
             if min(image.size) < side_px:
                 return None, block
             image.draft(None, (2 * side_px, 2 * side_px))
@@ -419,10 +434,19 @@ def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
         )
 
 
-def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """Width and height by the header (RFC 9649); (0, 0), which passes, if it is none."""
+def _size_in_header(data: bytes, kind: str) -> tuple[int, int]:
+    """Width and height where they must be known before Pillow opens the file; else (0, 0).
+
+    Its WebP decoder allocates the canvas while it opens; its PNG reader looks for pixels, which a
+    file made to be a bomb need not have.
+    """
     chunk = data[12:16]
     if len(data) < 30:
+        return 0, 0
+    if kind == "PNG":
+        width, height = struct.unpack_from(">II", data, 16)
+        return width, height
+    if kind != "WEBP":
         return 0, 0
     if chunk == b"VP8X":
         return (
@@ -512,8 +536,6 @@ def _upright(image: Image.Image, turn: int) -> Image.Image:
 def _failure(error: Exception, kind: str) -> str:
     if isinstance(error, MemoryError):
         return "too large for the memory that is free"
-    if isinstance(error, UnidentifiedImageError):
-        return f"damaged: its beginning says {kind}, the rest does not hold"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return f"cut short: the {kind} data end too soon"
     return f"damaged: the {kind} data cannot be decoded"
