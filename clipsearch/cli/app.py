@@ -1,0 +1,156 @@
+"""The program: its commands, its global options, and the one place that prints an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipsearch.cli import care, evaluate, finetune, index, models, query
+from clipsearch.cli.output import error_line
+from clipsearch.cli.settings import hoist, settings
+from clipsearch.errors import ClipsearchError
+
+app = typer.Typer(
+    name="clipsearch",
+    help="Find photos by meaning, on your own machine.",
+    epilog=(
+        'Begin with `clipsearch index ~/Photos`, then `clipsearch query "sunset over ocean"`. '
+        "Global options may also stand after the command."
+    ),
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("index")(index.index)
+app.command("query")(query.query)
+app.command("finetune")(finetune.finetune)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(models.app, name="models")
+app.command("status")(care.status)
+app.command("problems")(care.problems)
+app.command("check")(care.check)
+app.command("remove")(care.remove)
+app.command("compact")(care.compact)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from clipsearch import __version__
+
+        typer.echo(f"clipsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def global_options(
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the library is kept. Else CLIPSEARCH_LIBRARY, else the platform's "
+            "folder for user data.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where towers run.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the towers.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processor threads; default: all cores.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """The global options of every command."""
+    settings.library = library
+    settings.device = device
+    settings.precision = precision
+    settings.threads = threads
+    settings.verbose = verbose
+    settings.quiet = quiet
+    settings.debug = debug
+
+
+# Typer brings its own copy of click in newer versions and uses the package in older ones; this is
+# click's UsageError in both.
+_CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit status is the returned number (design: 0 to 4, 130)."""
+    settings.reset()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(
+            hoist(words, _options_with_value(command)),
+            prog_name="clipsearch",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except BrokenPipeError:
+        return _after_closed_pipe()
+    except (KeyboardInterrupt, typer.Abort):
+        error_line("interrupted")
+        return 130
+    except _CommandLineError as error:
+        return _wrong_usage(error)
+    except ClipsearchError as error:
+        if settings.debug:
+            raise
+        error_line(str(error), error.hint)
+        return error.exit_code
+    except Exception as error:
+        if settings.debug:
+            raise
+        error_line(
+            f"clipsearch met something it did not expect: {type(error).__name__}: {error}",
+            "run it again with --debug to see where, and please report that",
+        )
+        return 1
+
+
+def _options_with_value(group: Any) -> frozenset[str]:
+    """Every option of every command that is followed by a value."""
+    names: set[str] = set()
+    for command in group.commands.values():
+        names |= _options_with_value(command) if hasattr(command, "commands") else set()
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag:
+                names.update(parameter.opts)
+    return frozenset(names)
+
+
+def _wrong_usage(error: Exception) -> int:
+    """Say what was wrong with the command line, and where to read how it goes."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{message}\n")
+    else:
+        where = context.command_path if context is not None else "clipsearch"
+        error_line(message, f"`{where} --help` shows how it goes")
+    return 2
+
+
+def _after_closed_pipe() -> int:
+    """Whoever read our output has seen enough (`| head`): a quiet success."""
+    # Python flushes stdout once more at exit; that must not fail on the closed pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

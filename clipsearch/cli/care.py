@@ -1,0 +1,106 @@
+"""`status`, `problems`, `check`, `remove`, `compact`: looking after the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.output import count, note, stamp, table, write, write_json
+from clipsearch.cli.settings import settings
+
+
+def status(
+    json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """What the library holds, with which model, and how it is searched."""
+    with settings.open_library() as library:
+        state = library.status()
+    if json:
+        from dataclasses import asdict
+
+        write_json(asdict(state))
+        return
+    lines = [
+        f"library   {state.folder} ({state.size_bytes / 1e6:,.1f} MB)",
+        f"photos    {state.photos:,} in {count(state.files, 'file')}",
+        f"problems  {state.problems:,}" + (" (`clipsearch problems`)" if state.problems else ""),
+        f"search    {state.search}",
+    ]
+    for model in state.models:
+        use = "in use" if model.active else f"{model.photos:,} of {state.photos:,} photos ready"
+        lines.append(f"model     {model.name}, {model.dim} dimensions, {use}")
+    for root in state.roots:
+        there = f"looked at {stamp(root.last_scanned)}" if root.available else "not there now"
+        lines.append(f"folder    {root.path} ({count(root.files, 'file')}, {there})")
+    write("\n".join(lines) + "\n")
+
+
+def problems(
+    all: Annotated[
+        bool, typer.Option("--all", help="Also files that are no pictures at all.")
+    ] = False,
+    nul: Annotated[bool, typer.Option("-0", help="Bare paths, each ended by a NUL byte.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """Files that could not be read, and why. They are tried again when they change."""
+    with settings.open_library() as library:
+        found = library.problems(all=all)
+    if json:
+        write_json([{"path": path, "reason": reason} for path, reason in found])
+    elif nul:
+        write("".join(f"{path}\0" for path, _ in found))
+    else:
+        table(found, headings=("file", "why it was skipped"))
+        if not found:
+            note("no problems")
+
+
+def check(
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Mend what is found: rebuild what can be, drop what lies."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --repair: wait while another is writing.")
+    ] = False,
+) -> None:
+    """Verify the database, the vectors, the search index and the photos' places.
+
+    Ends with status 0 when all is well or was mended, 1 when something was found.
+    """
+    with settings.open_library() as library:
+        findings = library.check(repair=repair, wait=wait)
+    for finding in findings:
+        write(f"{finding}\n")
+    if not findings:
+        note("all is well")
+    elif not repair:
+        note("hint: `clipsearch check --repair` mends what can be mended")
+        raise typer.Exit(1)
+
+
+def remove(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Folders or files to forget; they stay on the disk.")
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another is writing.")] = False,
+) -> None:
+    """Forget folders or photos. Nothing on the disk is touched, only the library's memory.
+
+    A single photo inside a folder that is still indexed comes back with the next `index`;
+    to keep it out, name it in a `.clipsearchignore` file.
+    """
+    with settings.open_library() as library:
+        files, photos = library.remove(paths, wait=wait)
+    note(f"forgot {count(files, 'file')} and {count(photos, 'photo')}")
+
+
+def compact(
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another is writing.")] = False,
+) -> None:
+    """Drop vectors of models no longer in use, and give their space back."""
+    with settings.open_library() as library:
+        before, after = library.compact(wait=wait)
+    note(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")

@@ -1,0 +1,115 @@
+"""`clipsearch index`: bring the library up to date with folders of photos."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.output import count, detail, duration, note, progress_display, warning
+from clipsearch.cli.settings import settings
+
+if TYPE_CHECKING:
+    from clipsearch.library import IndexReport, Library
+
+EXAMPLES = """
+Examples:
+
+\b
+  clipsearch index ~/Photos
+  clipsearch index                        bring all known folders up to date
+  clipsearch index ~/Photos --exclude 'thumbs/' --exclude '*.gif'
+  clipsearch index --model default        move the library to a stronger model
+  clipsearch index --watch                go on until interrupted
+"""
+
+
+def index(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Folders; none: all folders known already."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="A preset, ARCH/TAG, hf-hub:OWNER/NAME or a directory (`clipsearch models`). "
+            "Default: the library's model.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out what matches (gitignore rules). Repeatable."),
+    ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow symbolic links to folders.")
+    ] = False,
+    max_megapixels: Annotated[
+        float | None,
+        typer.Option(min=0.01, metavar="N", help="Skip larger pictures. Default: by memory."),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until interrupted.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait while another clipsearch is writing.")
+    ] = False,
+) -> None:
+    """Bring the library up to date with folders of photos, and remember the folders."""
+    with settings.open_library(create=True) as library:
+        while True:
+            with progress_display() as show:
+                report = library.index(
+                    paths or (),
+                    model=model,
+                    exclude=exclude,
+                    follow_links=follow_links,
+                    max_megapixels=max_megapixels,
+                    wait=wait or watch,
+                    progress=show,
+                )
+            if not watch or report.changed_anything:
+                _say(library, report)
+            if not watch:
+                return
+            paths, exclude = None, None
+            library.wait_for_changes()
+
+
+def _say(library: Library, report: IndexReport) -> None:
+    for root, reason in report.unavailable:
+        warning(f"{root}: {reason}; its photos are kept", "connect it and index again")
+    for folder, reason in report.unreadable_folders:
+        warning(f"{folder}: {reason}; what it held is kept")
+    for message, hint in report.warnings:
+        warning(message, hint)
+    for path, reason in report.skipped:
+        detail(f"skipped {path}: {reason}")
+    parts = [
+        f"{number:,} {word}"
+        for number, word in (
+            (report.added, "added"),
+            (report.copied, "copies"),
+            (report.moved, "moved"),
+            (report.changed, "changed"),
+            (report.removed, "removed"),
+            (report.re_embedded, "re-embedded"),
+            (report.unchanged, "unchanged"),
+        )
+        if number
+    ]
+    speed = f", {report.photos_per_second:,.0f} photos/s" if report.embedded else ""
+    note(f"{', '.join(parts) or 'no photos found'} in {duration(report.seconds)}{speed}")
+    if report.skipped:
+        reasons = "; ".join(
+            f"{number:,} {reason}" for reason, number in report.skipped_by_reason.most_common(4)
+        )
+        warning(
+            f"skipped {count(len(report.skipped), 'file')}: {reasons}",
+            "`clipsearch problems` lists them",
+        )
+    note(f"{count(report.photos, 'photo')} can be searched with {report.model}")
+    if report.model == "pocket" and report.embedded and sys.stderr.isatty():
+        note(library.stronger_model_hint(report))

@@ -1,0 +1,213 @@
+"""What the program prints: data to stdout, talk to stderr, tables and progress on terminals only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from clipsearch.cli.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clipsearch.library import Hit, Progress
+
+
+class Format(StrEnum):
+    """How hits are printed."""
+
+    table = "table"
+    text = "text"
+    paths = "paths"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+# ---------------------------------------------------------------------------- talk, to stderr
+
+
+def note(message: str) -> None:
+    """Something worth knowing; `--quiet` hides it."""
+    if not settings.quiet:
+        _to_stderr(message)
+
+
+def detail(message: str) -> None:
+    """Something that only `--verbose` wants to know."""
+    if settings.verbose:
+        _to_stderr(message)
+
+
+def warning(message: str, hint: str | None = None) -> None:
+    """Something is not as it should be, and the work goes on."""
+    _to_stderr(f"warning: {message}", hint)
+
+
+def error_line(message: str, hint: str | None = None) -> None:
+    """Why the work could not be done, and what to do next."""
+    _to_stderr(f"error: {message}", hint)
+
+
+def _to_stderr(message: str, hint: str | None = None) -> None:
+    text = f"{message}\n" + (f"hint: {hint}\n" if hint else "")
+    # A path in a message may hold bytes that are no text; they must not end the program.
+    sys.stderr.write(text.encode("utf-8", "backslashreplace").decode())
+    sys.stderr.flush()
+
+
+# ---------------------------------------------------------------------------- data, to stdout
+
+
+def write(text: str) -> None:
+    """Data to stdout; undecodable bytes of paths come out as they are on disk."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def write_json(value: Any) -> None:
+    """One JSON document; undecodable bytes of paths are lone surrogates, '\\udcXX'."""
+    write(json.dumps(value, indent=2) + "\n")
+
+
+def print_hits(hits: Sequence[Hit], *, format: Format | None, nul: bool) -> None:
+    """The hits, best first, in the asked form; without one, a table on a terminal, else text."""
+    if nul:
+        write("".join(f"{hit.path}\0" for hit in hits))
+        return
+    if format is None:
+        format = Format.table if sys.stdout.isatty() else Format.text
+    _PRINTERS[format](hits)
+
+
+def _print_table(hits: Sequence[Hit]) -> None:
+    table([_row(hit) for hit in hits], headings=("score", "photo", "size", "taken"))
+
+
+def _row(hit: Hit) -> tuple[str, str, str, str]:
+    size = f"{hit.facts.width} x {hit.facts.height}"
+    return f"{hit.score:.3f}", os.fspath(hit.path), size, (hit.facts.taken_at or "")[:10]
+
+
+def _print_text(hits: Sequence[Hit]) -> None:
+    write("".join(f"{hit.score:.4f}\t{hit.path}\n" for hit in hits))
+
+
+def _print_paths(hits: Sequence[Hit]) -> None:
+    write("".join(f"{hit.path}\n" for hit in hits))
+
+
+def _print_json(hits: Sequence[Hit]) -> None:
+    write_json([hit.as_dict() for hit in hits])
+
+
+def _print_jsonl(hits: Sequence[Hit]) -> None:
+    write("".join(json.dumps(hit.as_dict()) + "\n" for hit in hits))
+
+
+def _print_csv(hits: Sequence[Hit]) -> None:
+    import csv
+    import io
+
+    rows = [hit.as_dict() for hit in hits]
+    text = io.StringIO()
+    names = [name for name in (rows[0] if rows else {"score": 0, "path": 0}) if name != "copies"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(text.getvalue())
+
+
+_PRINTERS: Mapping[Format, Callable[[Sequence[Hit]], None]] = {
+    Format.table: _print_table,
+    Format.text: _print_text,
+    Format.paths: _print_paths,
+    Format.json: _print_json,
+    Format.jsonl: _print_jsonl,
+    Format.csv: _print_csv,
+}
+
+
+def table(rows: Iterable[Sequence[str]], *, headings: Sequence[str]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe."""
+    if not sys.stdout.isatty():
+        write("".join("\t".join(row) + "\n" for row in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        drawn.add_column(heading, overflow="fold")
+    for row in rows:
+        # Text, not markup: a file may be named 'IMG [edit].jpg'.
+        drawn.add_row(*(Text(cell.encode("utf-8", "replace").decode()) for cell in row))
+    Console().print(drawn)
+
+
+# ---------------------------------------------------------------------------- progress
+
+
+@contextmanager
+def progress_display() -> Iterator[Callable[[Progress], None] | None]:
+    """A callback that draws progress on a terminal's stderr; None where there is no terminal."""
+    if settings.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(step: Progress) -> None:
+            if step.phase not in tasks:
+                for earlier in tasks.values():
+                    bars.remove_task(earlier)
+                tasks.clear()
+                tasks[step.phase] = bars.add_task(step.phase, total=step.total, rate="")
+            rate = f"{step.rate:,.0f} photos/s" if step.rate else ""
+            bars.update(tasks[step.phase], completed=step.done, total=step.total, rate=rate)
+
+        yield show
+
+
+def duration(seconds: float) -> str:
+    """'0.8 s', '42 s', '3 min 20 s', '2 h 5 min'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """'1 photo', '1,204 photos'."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def stamp(seconds: float | None) -> str:
+    """A moment as local time, or 'never'."""
+    if seconds is None:
+        return "never"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

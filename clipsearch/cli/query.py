@@ -1,0 +1,90 @@
+"""`clipsearch query`: the photos that look most like it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.output import Format, note, print_hits, warning
+from clipsearch.cli.settings import settings
+
+EXAMPLES = """
+Examples:
+
+\b
+  clipsearch query sunset over ocean
+  clipsearch query "a dog in the snow" -k 20 --in ~/Photos/2024
+  clipsearch query beach --also "palm trees:2" --not people
+  clipsearch query --image IMG_0042.jpg --also "at night"
+  clipsearch query birthday cake --after 2019 --before 2021 -0 | xargs -0 cp -t /tmp/cakes
+"""
+
+
+def query(
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to look for; several words without quotes are one query."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="Look for photos like this one. Repeatable."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="TEXT", help='Should show this too; "snow:2" counts double.'),
+    ] = None,
+    away: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="TEXT", help="Stay away from this. Repeatable."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", metavar="N", help="How many hits.")] = 10,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option("--in", metavar="FOLDER", help="Only photos under this folder. Repeatable."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Taken then or later: 2024, 2024-06 or 2024-06-15."),
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Taken before the start of then.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only from cameras whose name has this.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every vector; use no index.")
+    ] = False,
+    include_self: Annotated[
+        bool, typer.Option("--include-self", help="Keep the --image itself among the hits.")
+    ] = False,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", help="Default: a table on a terminal, text in a pipe."),
+    ] = None,
+    nul: Annotated[
+        bool, typer.Option("-0", help="Bare paths, each ended by a NUL byte: safe for any name.")
+    ] = False,
+) -> None:
+    """Show the photos that look most like it, best first."""
+    with settings.open_library() as library:
+        result = library.search(
+            " ".join(text or ()),
+            images=image or (),
+            also=also or (),
+            away=away or (),
+            k=k,
+            folders=folder or (),
+            after=after,
+            before=before,
+            camera=camera,
+            exact=exact,
+            include_self=include_self,
+        )
+    for message, hint in result.warnings:
+        warning(message, hint)
+    print_hits(result.hits, format=format, nul=nul)
+    if not result.hits:
+        note(result.why_nothing)

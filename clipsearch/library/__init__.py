@@ -1,0 +1,304 @@
+"""The library: the only place where photos, models, store and search meet.
+
+    with Library.open("~/photos.clipsearch") as library:      # created if new
+        library.index(["~/Photos"])
+        for hit in library.query("sunset over ocean", k=10):
+            print(hit.score, hit.path)
+
+Indexing lives in `library.indexing`, answering in `library.querying`; this module is what the
+command line and other programs call. Heavy parts are imported by the methods that need them: a
+query loads neither torch nor SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from clipsearch.errors import LibraryInTheWay, ModelError, UsageError
+from clipsearch.library.reports import (
+    Hit,
+    IndexReport,
+    ModelStatus,
+    Progress,
+    RootStatus,
+    SearchResult,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from clipsearch.models.encoder import LocalEncoder
+    from clipsearch.store.catalog import Catalog, Model
+    from clipsearch.store.reader import Reader
+
+__all__ = [
+    "Hit",
+    "IndexReport",
+    "Library",
+    "ModelStatus",
+    "Progress",
+    "RootStatus",
+    "SearchResult",
+    "Status",
+    "default_folder",
+]
+
+StrPath = str | os.PathLike[str]
+
+# `index --watch` looks again after this long, or after twenty times as long as a look takes.
+WATCH_SECONDS = 5.0
+
+
+def default_folder() -> Path:
+    """CLIPSEARCH_LIBRARY, else the platform's folder for user data."""
+    if named := os.environ.get("CLIPSEARCH_LIBRARY"):
+        return Path(named).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("clipsearch", appauthor=False) / "library"
+
+
+class Library:
+    """The photos of some folders, with their vectors, in one folder of its own.
+
+    One process at a time may change a library; any number may search it meanwhile.
+    """
+
+    def __init__(
+        self, folder: Path, *, device: str, precision: str, threads: int | None
+    ) -> None:
+        self.folder = folder
+        self._device = device
+        self._precision = precision
+        self._threads = threads or os.cpu_count() or 1
+        self._encoders: dict[str, LocalEncoder] = {}
+        self._last_look_seconds = 0.0
+
+    @classmethod
+    def open(
+        cls,
+        folder: StrPath | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> Library:
+        """The library in `folder` (default: `default_folder()`), created by its first `index`.
+
+        Args:
+            device: where towers run: auto, cpu, cuda, mps.
+            precision: arithmetic of the towers: auto, fp32, bf16, fp16.
+            threads: processor threads; default: all cores.
+        """
+        place = default_folder() if folder is None else Path(folder).expanduser()
+        return cls(place.absolute(), device=device, precision=precision, threads=threads)
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the models; the library itself holds nothing open between calls."""
+        self._encoders.clear()
+
+    # ------------------------------------------------------------------------------- indexing
+
+    def index(
+        self,
+        paths: Sequence[StrPath] = (),
+        *,
+        model: str | None = None,
+        exclude: Sequence[str] | None = None,
+        follow_links: bool | None = None,
+        max_megapixels: float | None = None,
+        wait: bool = False,
+        progress: Callable[[Progress], Any] | None = None,
+    ) -> IndexReport:
+        """Bring the library up to date with these folders, or with all it knows.
+
+        Args:
+            paths: folders; new ones are remembered.
+            model: what `clipsearch models` lists, or a directory. Default: the model in use; for
+                a new library CLIPSEARCH_MODEL, else pocket. Another model than the one in use
+                fills a second set of vectors and takes over when that is complete.
+            exclude: gitignore patterns, remembered with the folders; None keeps those known.
+            follow_links: enter links to folders; None keeps what is known.
+            max_megapixels: larger pictures are skipped; None goes by the free memory.
+            wait: wait while another process is writing, instead of raising LibraryLocked.
+            progress: called with each step.
+        Raises:
+            UsageError, PhotoFolderError, ModelError, LibraryInTheWay, StorageError.
+        """
+        from clipsearch.library.indexing import IndexRun, choose_roots
+        from clipsearch.store.catalog import Catalog
+        from clipsearch.store.lock import writer_lock
+
+        started = time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
+            roots = choose_roots(catalog, paths, exclude=exclude, follow_links=follow_links)
+            active = next((known for known in catalog.models() if known.active), None)
+            encoder = self._encoder(model or (active.name if active else _first_model()))
+            target = self._model_row(catalog, encoder, active, named=model is not None)
+            run = IndexRun(
+                catalog,
+                encoder,
+                target,
+                threads=self._threads,
+                max_megapixels=max_megapixels,
+                show=progress,
+            )
+            run.run(roots)
+            missing = run.fill()
+            self._switch(catalog, target, active, missing, run.report)
+            self._refresh_index(catalog, run.report)
+            run.report.photos = catalog.count_photos()
+        run.report.seconds = self._last_look_seconds = time.perf_counter() - started
+        return run.report
+
+    def _model_row(
+        self, catalog: Catalog, encoder: LocalEncoder, active: Model | None, *, named: bool
+    ) -> Model:
+        """The catalogue's row of the encoder's model, made if it is new."""
+        if active and not named and active.image_fingerprint != encoder.fingerprints.image:
+            raise ModelError(
+                f"the model {active.name} is no longer the one this library was made with",
+                hint=f"embed the photos again with `clipsearch index --model {active.name}`",
+            )
+        return catalog.add_model(encoder.name, encoder.fingerprints, encoder.dim)
+
+    def _encoder(self, name: str) -> LocalEncoder:
+        from clipsearch.models import load_encoder
+
+        if name not in self._encoders:
+            self._encoders[name] = load_encoder(
+                name,
+                device=self._device,
+                precision=self._precision,
+                threads=self._threads,
+            )
+        return self._encoders[name]
+
+    def _switch(
+        self,
+        catalog: Catalog,
+        target: Model,
+        active: Model | None,
+        missing: int,
+        report: IndexReport,
+    ) -> None:
+        """Let the target model answer, as soon as it can find all that can be found now."""
+        if active is not None and active.id == target.id:
+            return
+        if active is not None and missing:
+            report.warnings.append(
+                (
+                    f"{active.name} still answers: {missing:,} photos have no vector of "
+                    f"{target.name} yet, as their files cannot be read now",
+                    "connect their disks and run the same command again, or drop them with "
+                    "`clipsearch remove`",
+                )
+            )
+            return
+        catalog.activate(target.id)
+        if active is not None:
+            report.warnings.append(
+                (
+                    f"{target.name} answers from now on; the vectors of {active.name} are kept",
+                    "`clipsearch compact` drops them and gives the space back",
+                )
+            )
+
+    def _refresh_index(self, catalog: Catalog, report: IndexReport) -> None:
+        """Bring the FAISS file up to date, if the library is large enough for one."""
+        from clipsearch.store import ann
+        from clipsearch.store.reader import Reader
+
+        with Reader.open(self.folder) as reader:
+            model = reader.active_model()
+            if model is not None:
+                ann.refresh(self.folder, reader, model)
+
+    def wait_for_changes(self) -> None:
+        """Sleep until it is time for `index --watch` to look again."""
+        time.sleep(max(WATCH_SECONDS, 20 * self._last_look_seconds))
+
+    # ------------------------------------------------------------------------------ answering
+
+    def query(self, text: str = "", **options: Any) -> list[Hit]:
+        """The hits of `search`, best first.
+
+        `folder` may stand for `folders`, and `image` for `images`, when there is but one.
+        """
+        for one, several in (("folder", "folders"), ("image", "images")):
+            if options.get(one) is not None:
+                options[several] = [*options.get(several, ()), options[one]]
+            options.pop(one, None)
+        return self.search(text, **options).hits
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        images: Sequence[StrPath] = (),
+        also: Sequence[str] = (),
+        away: Sequence[str] = (),
+        k: int = 10,
+        folders: Sequence[StrPath] = (),
+        after: str | None = None,
+        before: str | None = None,
+        camera: str | None = None,
+        exact: bool = False,
+        include_self: bool = False,
+    ) -> SearchResult:
+        """The photos that look most like it.
+
+        Args:
+            text: what to look for; "snow:2" weighs two.
+            images: photos to look like, in the library or not.
+            also, away: more words to look for, and words to stay away from.
+            k: how many hits at most.
+            folders: only photos below one of these; relative ones are taken below the roots.
+            after, before: only photos taken in this time: '2024', '2024-06', '2024-06-15'.
+            camera: only photos from cameras whose name has this in it.
+            exact: compare with every vector instead of using the index.
+            include_self: keep the query images themselves and their exact copies.
+        Raises:
+            UsageError: nothing to look for, or a nonsense number, date or folder.
+            NoLibrary, LibraryInTheWay, ModelError, SkippedPhoto.
+        """
+        from clipsearch.library.querying import Query, Request, make_filters
+        from clipsearch.search import check_k, parse_words
+        from clipsearch.store.reader import Reader
+
+        words = [parse_words(part) for part in ([text] if text.strip() else []) + list(also)]
+        words += [parse_words(part, sign=-1) for part in away]
+        if not words and not images:
+            raise UsageError(
+                "nothing to look for",
+                hint='say what: `clipsearch query "sunset over ocean"`, or give --image FILE',
+            )
+        check_k(k)
+        with Reader.open(self.folder) as reader:
+            request = Request(
+                words,
+                [os.path.abspath(os.path.expanduser(image)) for image in images],
+                k,
+                make_filters(
+                    reader.roots(), folders=folders, after=after, before=before, camera=camera
+                ),
+                exact,
+                include_self,
+            )
+            return Query(self.folder, reader, self._encoder).answer(request)

@@ -1,0 +1,364 @@
+"""One run of `index`: look at the folders, read what is new, embed it, keep it, forget what went.
+
+It goes over the folders twice. The first walk only compares one `stat` a file with the catalogue
+and puts what has to be read on a spool on disk, so that the time left can be told and memory does
+not grow with the library. The second takes the spool through the pipeline, and every batch is
+committed whole: killed anywhere, the next run goes on where this one was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError
+from clipsearch.library.pipeline import Pipeline, Reading
+from clipsearch.library.reports import IndexReport, Progress
+from clipsearch.photos.decode import NotAPhoto, decode_photo
+from clipsearch.photos.scan import scan_folder
+from clipsearch.records import FoundFile
+
+if TYPE_CHECKING:
+    from clipsearch.models.encoder import LocalEncoder
+    from clipsearch.store.catalog import Catalog, Model, Root
+
+Show = Callable[[Progress], None]
+
+# A commit is one fsync: some milliseconds on a laptop's disk. At most so much work is done again
+# after a crash.
+COMMIT_SECONDS = 1.0
+COMMIT_FILES = 1024
+
+
+class FileJob(NamedTuple):
+    """A file to be read."""
+
+    root_id: int
+    root_path: str
+    file: FoundFile
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.root_path, self.file.relative_path)
+
+
+class PhotoJob(NamedTuple):
+    """A known photo that lacks a vector under the model, and the places it may be read from."""
+
+    photo_id: int
+    digest: bytes
+    paths: tuple[str, ...]
+
+
+class Spool:
+    """Files to be read, in order, on disk rather than in memory."""
+
+    def __init__(self) -> None:
+        self._lines: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")
+        self.files = 0
+
+    def add(self, root: Root, file: FoundFile) -> None:
+        self._lines.write(json.dumps((root.id, root.path, file)) + "\n")
+        self.files += 1
+
+    def jobs(self) -> Iterator[FileJob]:
+        self._lines.seek(0)
+        for line in self._lines:
+            root_id, root_path, file = json.loads(line)
+            yield FileJob(root_id, root_path, FoundFile(*file))
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+def choose_roots(
+    catalog: Catalog,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    exclude: Sequence[str] | None,
+    follow_links: bool | None,
+) -> list[Root]:
+    """The roots to look at: those of the given folders (made known if new), or all.
+
+    A folder inside a known root means that root, so that its rules for exclusion hold. A known
+    root inside a new one is taken over by it.
+
+    Raises:
+        UsageError: no folder was ever given.
+        PhotoFolderError: a folder that is neither there nor known.
+    """
+    known = {root.path: root for root in catalog.roots()}
+    if not paths:
+        if not known:
+            raise UsageError(
+                "no folder was ever indexed into this library",
+                hint="name one: `clipsearch index ~/Photos`",
+            )
+        return list(known.values())
+    chosen: dict[str, Root] = {}
+    for given in paths:
+        path = os.path.abspath(Path(given).expanduser())
+        above = next((root for root in known.values() if is_inside(path, root.path)), None)
+        if above is None:
+            _check_folder(path)
+            above = catalog.add_root(path, {})
+            known[path] = above
+        elif path != above.path and not _why_unavailable(above.path, known_files=1):
+            _check_folder(path)
+        options = dict(above.options)
+        if exclude is not None:
+            options["exclude"] = list(exclude)
+        if follow_links is not None:
+            options["follow_links"] = follow_links
+        if options != above.options:
+            above = catalog.add_root(above.path, options)
+            known[above.path] = above
+        chosen[above.path] = above
+    return list(chosen.values())
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it; both absolute."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _check_folder(path: str) -> None:
+    try:
+        os.scandir(path).close()
+    except FileNotFoundError:
+        raise PhotoFolderError(
+            f"there is no folder {path}", hint="check the spelling, or connect its disk"
+        ) from None
+    except NotADirectoryError:
+        raise PhotoFolderError(
+            f"{path} is a file, not a folder",
+            hint=f"index the folder it lies in: {os.path.dirname(path)}",
+        ) from None
+    except OSError as error:
+        raise PhotoFolderError(
+            f"cannot list {path}: {(error.strerror or str(error)).lower()}",
+            hint="index it as a user who may read it",
+        ) from None
+
+
+class IndexRun:
+    """One run over some roots with one model.
+
+    Args:
+        catalog: open for writing; the caller holds the lock.
+        model: the row of the encoder's model in the catalogue.
+        show: called with each step of progress, in the caller's thread.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        encoder: LocalEncoder,
+        model: Model,
+        *,
+        threads: int,
+        max_megapixels: float | None,
+        show: Show | None,
+    ) -> None:
+        self._catalog = catalog
+        self._encoder = encoder
+        self._model = model
+        self._threads = threads
+        self._max_megapixels = max_megapixels
+        self._show = show or (lambda step: None)
+        self._started = time.perf_counter()
+        self.report = IndexReport(model=model.name)
+
+    def run(self, roots: Sequence[Root]) -> None:
+        """Bring these roots up to date; `report` tells what was done."""
+        scan_id = self._catalog.begin_scan()
+        with closing(Spool()) as spool:
+            gone: list[int] = []
+            for root in roots:
+                gone += self._look_at(root, spool)
+            self._read(spool, scan_id)
+        removed = self._catalog.remove_files(gone, scan_id)
+        self.report.removed += removed.removed
+        self.report.moved += removed.moved
+        self.report.added -= removed.moved
+        self._catalog.finish_scan(scan_id, self.counts())
+
+    def counts(self) -> dict[str, int]:
+        report = self.report
+        return {
+            "added": report.added,
+            "copied": report.copied,
+            "moved": report.moved,
+            "changed": report.changed,
+            "removed": report.removed,
+            "unchanged": report.unchanged,
+            "skipped": len(report.skipped),
+        }
+
+    def _look_at(self, root: Root, spool: Spool) -> list[int]:
+        """Compare one root with the catalogue: files to read to the spool, files gone returned."""
+        known_files = self._catalog.count_files(root.id)
+        if reason := _why_unavailable(root.path, known_files):
+            self._catalog.set_root_available(root.id, False)
+            self.report.unavailable.append((root.path, reason))
+            return []
+        scan = scan_folder(
+            Path(root.path),
+            exclude=root.options.get("exclude", ()),
+            follow_links=root.options.get("follow_links", False),
+        )
+        gone: list[int] = []
+        seen: set[str] = set()
+        for folder in scan:
+            changes = self._catalog.compare_folder(root.id, folder.relative_path, folder.files)
+            seen.add(folder.relative_path)
+            gone += changes.gone
+            self.report.unchanged += changes.unchanged
+            for file in changes.to_read:
+                spool.add(root, file)
+            self._tell("looking for photos", spool.files + self.report.unchanged, None)
+        self.report.unreadable_folders += [
+            (os.path.join(root.path, folder), reason)
+            for folder, reason in scan.unreadable
+        ]
+        if not scan.complete:
+            # Its disk went away meanwhile: what was not seen may well be there.
+            self._catalog.set_root_available(root.id, False)
+            self.report.unavailable.append((root.path, "it went away while it was read"))
+            return []
+        self._catalog.set_root_available(root.id, True)
+        for folder in self._catalog.folders_of(root.id):
+            if folder not in seen and not scan.is_unreadable(folder):
+                gone += self._catalog.compare_folder(root.id, folder, []).gone
+        return gone
+
+    def _read(self, spool: Spool, scan_id: int) -> None:
+        """Take the spooled files through the pipeline and commit them."""
+        started = time.perf_counter()
+        done = 0
+        uncommitted: list[Reading[FileJob]] = []
+        committed_at = started
+        with Pipeline(self._read_file, self._encoder, threads=self._threads) as pipeline:
+            for batch in pipeline.run(spool.jobs()):
+                uncommitted += batch
+                done += len(batch)
+                now = time.perf_counter()
+                if now - committed_at > COMMIT_SECONDS or len(uncommitted) > COMMIT_FILES:
+                    self._commit(uncommitted, scan_id)
+                    uncommitted, committed_at = [], now
+                self._tell("indexing", done, spool.files, since=started)
+        self._commit(uncommitted, scan_id)
+        self.report.encoding_seconds += time.perf_counter() - started
+
+    def _read_file(self, job: FileJob) -> Reading[FileJob]:
+        preprocess = self._encoder.preprocess
+        photo = decode_photo(
+            job.path,
+            side_px=preprocess.size,
+            max_megapixels=self._max_megapixels,
+            known=self._known_digests,
+        )
+        reading = Reading(job, photo.digest, photo.facts)
+        if photo.image is not None:
+            reading.pixels = preprocess.pixels(photo.image)
+        return reading
+
+    def _commit(self, readings: Sequence[Reading[FileJob]], scan_id: int) -> None:
+        """One transaction for what was read."""
+        from clipsearch.store.catalog import Entry, Problem
+
+        entries = []
+        problems = []
+        for reading in readings:
+            job, problem = reading.job, reading.problem
+            if problem is None:
+                entries.append(
+                    Entry(job.root_id, job.file, reading.digest, reading.facts, reading.vector)
+                )
+            else:
+                is_photo = not isinstance(problem, NotAPhoto)
+                problems.append(Problem(job.root_id, job.file, problem.reason, is_photo))
+                if is_photo:
+                    self.report.skipped.append((job.path, problem.reason))
+                else:
+                    self.report.not_photos += 1
+        counts = self._catalog.commit_batch(self._model.id, scan_id, entries, problems)
+        self.report.added += counts.added
+        self.report.copied += counts.copied
+        self.report.changed += counts.changed
+        self.report.embedded += sum(reading.vector is not None for reading in readings)
+
+    def fill(self) -> int:
+        """Embed the photos that have no vector under the model; how many still have none.
+
+        A photo that lies on a disk that is not there now stays without, and so does one that
+        cannot be read any more: the next scan will say so.
+        """
+        started = time.perf_counter()
+        total = self._catalog.count_missing(self._model.id)
+        if not total:
+            return 0
+        done = 0
+        with Pipeline(self._read_photo, self._encoder, threads=self._threads) as pipeline:
+            for batch in pipeline.run(self._photos_missing()):
+                vectors = [
+                    (reading.job.photo_id, reading.vector)
+                    for reading in batch
+                    if reading.vector is not None
+                ]
+                self._catalog.commit_embeddings(self._model.id, vectors)
+                self.report.re_embedded += len(vectors)
+                self.report.embedded += len(vectors)
+                done += len(batch)
+                self._tell("embedding again", done, total, since=started)
+        self.report.encoding_seconds += time.perf_counter() - started
+        return self._catalog.count_missing(self._model.id)
+
+    def _photos_missing(self) -> Iterator[PhotoJob]:
+        after = 0
+        while page := self._catalog.photos_missing(self._model.id, 500, after):
+            for photo in page:
+                yield PhotoJob(photo.photo_id, photo.digest, tuple(photo.paths))
+            after = page[-1].photo_id
+
+    def _read_photo(self, job: PhotoJob) -> Reading[PhotoJob]:
+        """Read a known photo from the first place that still holds this very content."""
+        preprocess = self._encoder.preprocess
+        problem = SkippedPhoto("", "none of its files is there now")
+        for path in job.paths:
+            try:
+                photo = decode_photo(
+                    path, side_px=preprocess.size, max_megapixels=self._max_megapixels
+                )
+            except SkippedPhoto as error:
+                problem = error
+                continue
+            if photo.digest == job.digest and photo.image is not None:
+                pixels = preprocess.pixels(photo.image)
+                return Reading(job, photo.digest, photo.facts, pixels)
+            problem = SkippedPhoto(path, "it has changed since it was indexed")
+        raise problem
+
+    def _tell(self, phase: str, done: int, total: int | None, *, since: float | None = None) -> None:
+        seconds = time.perf_counter() - (self._started if since is None else since)
+        self._show(Progress(phase, done, total, seconds, len(self.report.skipped)))
+
+
+def _why_unavailable(path: str, known_files: int) -> str:
+    """Why a root cannot be looked at now; '' if it can."""
+    try:
+        with os.scandir(path) as entries:
+            if known_files and next(entries, None) is None:
+                # What an unmounted disk leaves behind is an empty folder.
+                return "it is empty now, as a disk that is not mounted would be"
+    except FileNotFoundError:
+        return "it is not there now"
+    except OSError as error:
+        return f"it cannot be listed ({(error.strerror or str(error)).lower()})"
+    return ""

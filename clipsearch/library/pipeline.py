@@ -1,0 +1,158 @@
+"""From files to vectors: decode in threads, encode in one, always a bounded few ahead.
+
+Decoding and encoding release the interpreter lock, so threads overlap as processes would, without
+copying pictures between them. The caller's thread takes finished batches in the order of the files
+and commits them; nothing waits in memory but the few batches between the stages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from clipsearch.errors import ModelError, SkippedPhoto
+from clipsearch.records import Float32Array, PhotoFacts, UInt8Array
+
+if TYPE_CHECKING:
+    from clipsearch.models.encoder import LocalEncoder
+
+Job = TypeVar("Job")
+
+
+@dataclass(slots=True)
+class Reading(Generic[Job]):
+    """What became of one file.
+
+    Exactly one of these holds: `problem` is set; or `digest` and `facts` are set, and then
+    `pixels` (on the way) or `vector` (at the end) unless the photo was known already.
+    """
+
+    job: Job
+    digest: bytes = b""
+    facts: PhotoFacts | None = None
+    pixels: UInt8Array | None = None
+    vector: Float32Array | None = None
+    problem: SkippedPhoto | None = None
+
+
+class Pipeline(Generic[Job]):
+    """Reads files ahead of the encoder and encodes ahead of whoever takes the results.
+
+    Args:
+        read: called in several threads; must catch nothing but may raise SkippedPhoto.
+        encoder: its `images` is called in one thread, batch by batch.
+        threads: how many files are read at a time.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Job], Reading[Job]],
+        encoder: LocalEncoder,
+        *,
+        threads: int,
+    ) -> None:
+        self._read = read
+        self._encoder = encoder
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._ahead = 3 * encoder.batch_size + threads
+
+    def __enter__(self) -> Pipeline[Job]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._encoding.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[list[Reading[Job]]]:
+        """Batches of finished readings, in the order of the jobs."""
+        waiting: deque[tuple[list[Reading[Job]], Future[None]]] = deque()
+        for batch in self._batches(self._readings(jobs)):
+            waiting.append((batch, self._encoding.submit(self._encode, batch)))
+            # One batch encodes while the next is filled; a third would only take memory.
+            if len(waiting) > 1:
+                yield _finished(waiting.popleft())
+        while waiting:
+            yield _finished(waiting.popleft())
+
+    def _readings(self, jobs: Iterable[Job]) -> Iterator[Reading[Job]]:
+        pending = iter(jobs)
+        ahead = deque(self._readers.submit(self._read_one, job) for job in islice(pending, self._ahead))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(self._readers.submit(self._read_one, job) for job in islice(pending, 1))
+
+    def _read_one(self, job: Job) -> Reading[Job]:
+        try:
+            return self._read(job)
+        except SkippedPhoto as problem:
+            return Reading(job, problem=problem)
+
+    def _batches(self, readings: Iterable[Reading[Job]]) -> Iterator[list[Reading[Job]]]:
+        """Lists that hold `batch_size` pictures to encode, and whatever lay between them."""
+        batch: list[Reading[Job]] = []
+        pictures: set[bytes] = set()
+        for reading in readings:
+            if reading.pixels is not None:
+                if reading.digest in pictures:
+                    reading.pixels = None  # the same picture twice in one batch
+                pictures.add(reading.digest)
+            batch.append(reading)
+            # The second bound lets a run of known or broken files be committed now and then.
+            if len(pictures) >= self._encoder.batch_size or len(batch) >= 512:
+                yield batch
+                batch, pictures = [], set()
+        if batch:
+            yield batch
+
+    def _encode(self, batch: list[Reading[Job]]) -> None:
+        waiting = [reading for reading in batch if reading.pixels is not None]
+        if not waiting:
+            return
+        try:
+            vectors = self._encoder.images(np.stack([_pixels(reading) for reading in waiting]))
+        except (ModelError, MemoryError, OSError):
+            raise
+        except Exception:
+            # One picture that the tower cannot take must cost itself only.
+            for reading in waiting:
+                self._encode_alone(reading)
+        else:
+            for reading, vector in zip(waiting, vectors, strict=True):
+                _accept(reading, vector)
+
+    def _encode_alone(self, reading: Reading[Job]) -> None:
+        try:
+            vector = self._encoder.images(_pixels(reading)[np.newaxis])[0]
+        except Exception as error:
+            reading.problem = SkippedPhoto(
+                str(reading.job), f"the model failed on it ({type(error).__name__})"
+            )
+            reading.pixels = None
+        else:
+            _accept(reading, vector)
+
+
+def _pixels(reading: Reading[Job]) -> UInt8Array:
+    assert reading.pixels is not None
+    return reading.pixels
+
+
+def _accept(reading: Reading[Job], vector: Float32Array) -> None:
+    reading.pixels = None
+    if np.isfinite(vector).all():
+        reading.vector = vector
+    else:
+        reading.problem = SkippedPhoto(str(reading.job), "the model gave no usable vector for it")
+
+
+def _finished(pair: tuple[list[Reading[Job]], Future[None]]) -> list[Reading[Job]]:
+    batch, encoded = pair
+    encoded.result()
+    return batch

@@ -1,0 +1,232 @@
+"""One query: its parts to vectors, its filters to rows, the nearest rows to hits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipsearch import search
+from clipsearch.errors import ModelError, NoLibrary, UsageError
+from clipsearch.library.reports import Hit, SearchResult
+from clipsearch.records import Float32Array, RowArray
+from clipsearch.store import ann
+from clipsearch.store.reader import Filter, Model, Reader, Root
+from clipsearch.store.text_cache import TextCache
+
+if TYPE_CHECKING:
+    from clipsearch.models.encoder import LocalEncoder
+
+# How far the scores of a part spread is learned from so many photos.
+SPREAD_SAMPLE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query as the caller put it; `Library.search` says what each part means."""
+
+    words: Sequence[search.Words]
+    images: Sequence[str]
+    k: int
+    filters: Sequence[Filter]
+    exact: bool
+    include_self: bool
+
+
+def make_filters(
+    roots: Sequence[Root],
+    *,
+    folders: Sequence[str | os.PathLike[str]],
+    after: str | None,
+    before: str | None,
+    camera: str | None,
+) -> list[Filter]:
+    """The filters of a query. A relative folder is one below the roots, or below here.
+
+    Raises:
+        UsageError: a folder that no root has, or a date that is none.
+    """
+    filters = []
+    for given in folders:
+        folder = os.path.expanduser(os.fspath(given))
+        places = [os.path.join(root.path, folder) for root in roots]
+        here = os.path.abspath(folder)
+        found = [place for place in places if os.path.isdir(place)]
+        if any(_overlap(here, root.path) for root in roots):
+            found = [here]
+        elif not found:
+            raise UsageError(
+                f"--in {given}: no such folder in the library",
+                hint="`clipsearch status` lists the folders that are indexed",
+            )
+        filters += [Filter("folder", os.path.normpath(place)) for place in found]
+    if after is not None:
+        filters.append(Filter("after", search.date_bound(after, option="--after")))
+    if before is not None:
+        filters.append(Filter("before", search.date_bound(before, option="--before")))
+    if camera is not None:
+        filters.append(Filter("camera", camera))
+    return filters
+
+
+def _overlap(one: str, other: str) -> bool:
+    shorter, longer = sorted((one, other), key=len)
+    return longer == shorter or longer.startswith(shorter.rstrip(os.sep) + os.sep)
+
+
+class Query:
+    """Answers requests from one snapshot of a library.
+
+    Args:
+        load: gives the encoder of a model by name; called only when a part is not known yet.
+    """
+
+    def __init__(self, folder: Path, reader: Reader, load: Callable[[str], LocalEncoder]) -> None:
+        self._folder = folder
+        self._reader = reader
+        self._load = load
+        self._texts = TextCache(folder)
+        self._warnings: list[tuple[str, str | None]] = []
+        model = reader.active_model()
+        if model is None:
+            raise NoLibrary(
+                f"the library in {folder} has no photos yet",
+                hint="fill it with `clipsearch index ~/Pictures`",
+            )
+        self._model: Model = model
+
+    def answer(self, request: Request) -> SearchResult:
+        """The best hits for a request.
+
+        Raises:
+            SkippedPhoto: a query image that cannot be read.
+            ModelError: the model is not the one that the library was made with.
+        """
+        rows_to_leave_out: set[int] = set()
+        parts = [
+            search.Part(self._text_vector(words.text), words.weight) for words in request.words
+        ]
+        for path in request.images:
+            vector, known_rows = self._image_vector(path)
+            parts.append(search.Part(vector, 1.0))
+            if not request.include_self:
+                rows_to_leave_out.update(known_rows.tolist())
+        vector = search.combine(parts, self._spread_sample() if len(parts) > 1 else _NO_VECTORS)
+        allowed = self._reader.rows_matching(self._model.id, request.filters)
+        index, notice = ann.open_index(self._folder, self._model)
+        if notice is not None:
+            self._warnings.append(notice)
+        neighbours = ann.nearest(
+            self._reader,
+            index,
+            self._model,
+            vector[np.newaxis],
+            request.k + len(rows_to_leave_out),
+            allowed=allowed,
+            exact=request.exact,
+        )
+        ranked = [
+            (float(score), int(row))
+            for score, row in zip(neighbours.scores[0], neighbours.rows[0], strict=True)
+            if row >= 0 and int(row) not in rows_to_leave_out
+        ]
+        hits = self._hits(ranked[: request.k], request.filters)
+        return SearchResult(hits, self._warnings, self._why_nothing(request) if not hits else "")
+
+    def _text_vector(self, text: str) -> Float32Array:
+        """(dim,) unit: from the cache, else through the text tower."""
+        fingerprint = self._model.text_fingerprint
+        vector = self._texts.get(fingerprint, text)
+        if vector is None or len(vector) != self._model.dim:
+            encoder = self._encoder()
+            vector = encoder.texts([text])[0]
+            self._texts.put(encoder.fingerprints.text, text, vector)
+            read = encoder.truncated([text])[0]
+            if read is not None:
+                self._warnings.append(
+                    (
+                        f"the query is too long for {self._model.name}: it was read up to "
+                        f"'...{read[-40:]}'",
+                        "say it in fewer words, or in parts with --also",
+                    )
+                )
+        return vector
+
+    def _image_vector(self, path: str) -> tuple[Float32Array, RowArray]:
+        """(dim,) unit, and the rows of the library that hold this very photo."""
+        from clipsearch.photos.decode import decode_photo, digest_photo
+
+        rows = self._reader.rows_of_digest(self._model.id, digest_photo(path))
+        if len(rows):
+            vector = self._reader.vectors(self._model.id, rows[:1])[0]
+            return vector / np.linalg.norm(vector), rows
+        encoder = self._encoder()
+        preprocess = encoder.preprocess
+        photo = decode_photo(path, side_px=preprocess.size)
+        assert photo.image is not None
+        return encoder.images(preprocess.pixels(photo.image)[np.newaxis])[0], rows
+
+    def _encoder(self) -> LocalEncoder:
+        """The encoder of the active model, if it still is what the library was made with."""
+        encoder = self._load(self._model.name)
+        if encoder.fingerprints.image != self._model.image_fingerprint:
+            raise ModelError(
+                f"the model {self._model.name} has changed since the library was made with it, "
+                "so its vectors cannot be compared",
+                hint=f"embed the photos again with `clipsearch index --model {self._model.name}`",
+            )
+        return encoder
+
+    def _spread_sample(self) -> Float32Array:
+        """Vectors of the library, evenly drawn, (n, dim)."""
+        live = self._model.rows
+        wanted = np.unique(np.linspace(0, live - 1, min(live, SPREAD_SAMPLE)).astype(np.int64))
+        dead = self._reader.tombstones(self._model.id)
+        return self._reader.vectors(self._model.id, wanted[~np.isin(wanted, dead)])
+
+    def _hits(self, ranked: Sequence[tuple[float, int]], filters: Sequence[Filter]) -> list[Hit]:
+        places = self._reader.places(self._model.id, [row for _, row in ranked])
+        asked = [one.value for one in filters if one.name == "folder"]
+        hits = []
+        missing = 0
+        for score, row in ranked:
+            place = places[row]
+            # Of several copies, one that is there, inside the folder that was asked for.
+            paths = sorted(
+                place.paths,
+                key=lambda path: (
+                    not any(_overlap(path, folder) for folder in asked),
+                    not os.path.exists(path),
+                ),
+            )
+            missing += not os.path.exists(paths[0])
+            hits.append(
+                Hit(score, paths[0], place.photo_id, tuple(paths[1:]), place.facts, place.size)
+            )
+        if missing:
+            self._warnings.append(
+                (
+                    f"{missing} of these files cannot be reached now",
+                    "connect their disk; if they were moved or deleted, run `clipsearch index`",
+                )
+            )
+        return hits
+
+    def _why_nothing(self, request: Request) -> str:
+        total = self._reader.count_rows(self._model.id)
+        if not total:
+            return "no photos: the library is empty"
+        if request.filters:
+            phrases = " and ".join(
+                " or ".join(one.phrase for one in request.filters if one.name == name)
+                for name in dict.fromkeys(one.name for one in request.filters)
+            )
+            return f"no photos: none of the {total:,} in the library is {phrases}"
+        return "no photos: the only one there is the one you asked with (--include-self shows it)"
+
+
+_NO_VECTORS = np.empty((0, 0), dtype=np.float32)
