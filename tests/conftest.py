@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ ALBUM = Path(__file__).resolve().parent.parent / "data" / "album"
 
 
 @pytest.fixture(autouse=True)
-def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, models or libraries of whoever runs it."""
     for name in [name for name in os.environ if name.startswith("CLIPSEARCH_")]:
         monkeypatch.delenv(name)
@@ -25,7 +25,6 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     monkeypatch.setenv("CLIPSEARCH_LIBRARY", str(home / "library"))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("NO_COLOR", "1")
-    yield
 
 
 def draw_photo(path: Path, seed: int, *, size: tuple[int, int] = (320, 240)) -> Path:
@@ -92,8 +91,9 @@ def other_model(tmp_path: Path) -> Path:
     target.mkdir()
     shutil.copy(source / "open_clip_config.json", target)
     weights = load_file(source / "open_clip_model.safetensors")
-    for name in [name for name in weights if name.startswith("visual.head") and weights[name].ndim == 2]:
-        weights[name] = np.ascontiguousarray(weights[name][::-1])
+    for name, values in weights.items():
+        if name.startswith("visual.head") and values.ndim == 2:
+            weights[name] = np.ascontiguousarray(values[::-1])
     save_file(weights, target / "open_clip_model.safetensors")
     return target
 

@@ -1,4 +1,4 @@
-"""What the program prints: data to stdout, talk to stderr, tables and progress on terminals only."""
+"""What the program prints: data to stdout, talk to stderr, colour and progress on terminals."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def query(
     ] = None,
     also: Annotated[
         list[str] | None,
-        typer.Option("--also", metavar="TEXT", help='Should show this too; "snow:2" counts double.'),
+        typer.Option("--also", metavar="TEXT", help='This too; "snow:2" counts double.'),
     ] = None,
     away: Annotated[
         list[str] | None,

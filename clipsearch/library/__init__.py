@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.errors import LibraryInTheWay, ModelError, UsageError
+from clipsearch.errors import ModelError, UsageError
 from clipsearch.library.reports import (
     Hit,
     IndexReport,
@@ -33,7 +33,6 @@ from clipsearch.library.reports import (
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
     from clipsearch.store.catalog import Catalog, Model
-    from clipsearch.store.reader import Reader
 
 __all__ = [
     "Hit",
@@ -149,7 +148,7 @@ class Library:
         with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
             roots = choose_roots(catalog, paths, exclude=exclude, follow_links=follow_links)
             active = next((known for known in catalog.models() if known.active), None)
-            encoder = self._encoder(model or (active.name if active else _first_model()))
+            encoder = self._encoder(_model_name(model, active))
             target = self._model_row(catalog, encoder, active, named=model is not None)
             run = IndexRun(
                 catalog,
@@ -302,3 +301,16 @@ class Library:
                 include_self,
             )
             return Query(self.folder, reader, self._encoder).answer(request)
+
+
+def _model_name(asked: str | None, active: Model | None) -> str:
+    """What was asked for, else the model in use, else CLIPSEARCH_MODEL, else pocket."""
+    if asked is None:
+        if active is not None:
+            return active.name
+        asked = os.environ.get("CLIPSEARCH_MODEL") or "pocket"
+    folder = Path(asked.removeprefix("local-dir:")).expanduser()
+    # A directory is remembered by its whole path: the next command may be run from elsewhere.
+    if asked != "pocket" and (folder / "open_clip_config.json").is_file():
+        return str(folder.absolute())
+    return asked

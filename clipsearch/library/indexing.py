@@ -60,7 +60,7 @@ class Spool:
     """Files to be read, in order, on disk rather than in memory."""
 
     def __init__(self) -> None:
-        self._lines: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")
+        self._lines: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115
         self.files = 0
 
     def add(self, root: Root, file: FoundFile) -> None:
@@ -345,7 +345,9 @@ class IndexRun:
             problem = SkippedPhoto(path, "it has changed since it was indexed")
         raise problem
 
-    def _tell(self, phase: str, done: int, total: int | None, *, since: float | None = None) -> None:
+    def _tell(
+        self, phase: str, done: int, total: int | None, *, since: float | None = None
+    ) -> None:
         seconds = time.perf_counter() - (self._started if since is None else since)
         self._show(Progress(phase, done, total, seconds, len(self.report.skipped)))
 

@@ -83,7 +83,9 @@ class Pipeline(Generic[Job]):
 
     def _readings(self, jobs: Iterable[Job]) -> Iterator[Reading[Job]]:
         pending = iter(jobs)
-        ahead = deque(self._readers.submit(self._read_one, job) for job in islice(pending, self._ahead))
+        ahead = deque(
+            self._readers.submit(self._read_one, job) for job in islice(pending, self._ahead)
+        )
         while ahead:
             yield ahead.popleft().result()
             ahead.extend(self._readers.submit(self._read_one, job) for job in islice(pending, 1))
