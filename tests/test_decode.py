@@ -247,9 +247,10 @@ def test_16_bit_colour_tiff_is_scaled_not_clipped(tmp_path: Path, order: str) ->
     assert np.abs(np.asarray(photo.image).astype(int) - (samples >> 8)).max() <= 1
 
 
-def test_floating_samples_from_0_to_1_become_grey(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["TIFF", "PPM"])
+def test_floating_samples_from_0_to_1_become_grey(tmp_path: Path, form: str) -> None:
     samples = (slope(16) / 65_535).astype(np.float32)
-    photo = decoded(tmp_path, saved(Image.fromarray(samples), "TIFF"))
+    photo = decoded(tmp_path, saved(Image.fromarray(samples), form))
     assert np.abs(np.asarray(photo.image)[..., 0] - samples * 255.0).max() <= 1
 
 

@@ -50,7 +50,7 @@ def reason(path: Path) -> str:
         ("a.png", b"<svg/>", "named .png, but no picture of a known kind"),
         ("a.JPG", b"", "empty (0 bytes)"),
         ("a.jpg", bytes(1000), "named .jpg, but no picture of a known kind"),
-        ("a.jpg", b"\xff\xd8\xff", "damaged: the JPEG data cannot be decoded"),
+        ("a.jpg", b"\xff\xd8\xff", "damaged, or a variant of JPEG that is not supported"),
         ("a.jxl", b"\xff\x0a" + bytes(50), "JPEG XL is not supported"),
     ],
 )

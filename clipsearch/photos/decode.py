@@ -341,7 +341,8 @@ def _decode(
         turn = 1 if kind in ("HEIF", "TIFF") else exif.orientation(block)
         small = _upright(_reduced(_to_rgb(image), side_px), turn)
         if small is image:
-            small = image.copy()  # which does not hold on to the file's bytes
+            # The same pixels without the file's bytes. image.copy() took a sixth of the whole time.
+            small = image._new(image.im)
     small.info = {}
     if turn >= 5:
         width, height = height, width
@@ -498,9 +499,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _grey_from_samples(samples: np.ndarray[Any, Any], form: str | None) -> Image.Image:
     """8-bit grey from samples of 16 or 32 bits, whole or floating."""
     # Pillow has room for 16-bit PNM and JPEG 2000 samples in 32-bit ones only.
-    if samples.dtype.itemsize == 2 or form in ("PPM", "JPEG2000"):
-        if samples.dtype.kind == "f":
-            samples = samples * 257.0
+    if samples.dtype.kind != "f" and (samples.dtype.itemsize == 2 or form in ("PPM", "JPEG2000")):
         return Image.fromarray((samples.astype(np.int32) >> 8).clip(0, 255).astype(np.uint8))
     values = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -538,4 +537,4 @@ def _failure(error: Exception, kind: str) -> str:
         return "too large for the memory that is free"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return f"cut short: the {kind} data end too soon"
-    return f"damaged: the {kind} data cannot be decoded"
+    return f"damaged, or a variant of {kind} that is not supported"
