@@ -24,7 +24,7 @@ from clipsearch.errors import UsageError
 from clipsearch.records import Float32Array
 
 # A colon, a number, the end; but a time of day ('a train at 12:30') is no weight.
-_WEIGHTED = re.compile(r"^(?P<text>.*[^\d\s])\s*:(?P<weight>\d+(?:\.\d+)?)$", re.DOTALL)
+_WEIGHTED = re.compile(r"^(?P<text>.*[^\d\s]):(?P<weight>\d+(?:\.\d+)?)$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def library_vectors() -> np.ndarray:
     [
         ("snow", Words("snow", 1.0)),
         ("snow:2", Words("snow", 2.0)),
-        ("  snow and ice : 0.5 ", Words("snow and ice", 0.5)),
+        ("  snow and ice:0.5 ", Words("snow and ice", 0.5)),
         ("a train at 12:30", Words("a train at 12:30", 1.0)),
         ("ratio: wide", Words("ratio: wide", 1.0)),
     ],
