@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from clipsearch.errors import ModelError
 from clipsearch.records import Float32Array, UInt8Array
+
+if TYPE_CHECKING:  # a text query meets no picture, and Pillow takes 10 ms to import
+    from PIL import Image
 
 ResizeMode = Literal["shortest", "squash", "longest"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -28,11 +30,6 @@ OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 # Beyond this aspect ratio the picture is cut to the crop's neighbourhood before it is resized: a
 # 65,000 x 10 strip would otherwise be resized to a million pixels on its way to 224 x 224.
 _LONGEST_FULL_RESIZE = 32
-
-_FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ class Preprocess:
         """An RGB picture of any size -> (size, size, 3) uint8, C-contiguous."""
         if image.mode != "RGB":
             image = image.convert("RGB")
-        resample = _FILTERS[self.interpolation]
+        resample = self._resampling()
         if self.mode == "squash":
             square = image.resize((self.size, self.size), resample)
         elif self.mode == "longest":
@@ -102,6 +99,12 @@ class Preprocess:
         scaled -= np.asarray(self.mean, np.float32)
         scaled /= np.asarray(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+    def _resampling(self) -> Image.Resampling:
+        from PIL import Image
+
+        bicubic = self.interpolation == "bicubic"
+        return Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
 
     def _cover(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
         width, height = image.size
@@ -118,6 +121,8 @@ class Preprocess:
         return image.resize((new_width, new_height), resample).crop(box)
 
     def _fit(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        from PIL import ImageOps
+
         width, height = image.size
         ratio = max(width, height) / self.size
         new_width, new_height = round(width / ratio), round(height / ratio)

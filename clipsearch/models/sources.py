@@ -13,12 +13,10 @@ the network.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -140,6 +138,8 @@ def _import_name(name: str) -> str:
 
 
 def _unknown(name: str) -> ModelError:
+    import difflib
+
     candidates = [preset.name for preset in PRESETS] + [preset.model for preset in PRESETS]
     candidates += [entry.name for entry in _kept_folders()]
     arch, slash, tag = name.partition("/")
@@ -357,6 +357,8 @@ def remove_model(name: str) -> None:
     Raises:
         ModelError: it is not here, or it is not the models folder's (`pocket`, a path).
     """
+    import shutil
+
     place = _place(name)
     if place.parent != models_folder():
         raise ModelError(
@@ -376,6 +378,8 @@ def remove_model(name: str) -> None:
 
 def _copy_model(source: Path, target: Path) -> None:
     """Everything that belongs to a model and cannot run code, by content: no links, new modes."""
+    import shutil
+
     for file in sorted(source.iterdir()):
         wanted = file.suffix in _MODEL_SUFFIXES or file.name.startswith("LICENSE")
         if wanted and file.is_file() and not (target / file.name).exists():
@@ -389,6 +393,8 @@ def _new_directory(place: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full or refuses to be written.
     """
+    import shutil
+
     draft = place.with_name(f".{place.name}.{os.getpid()}.draft")
     try:
         draft.mkdir(parents=True)

@@ -148,7 +148,7 @@ class NumpyTextTower:
         return _linear(mixed.reshape(len(row), width), block.attention_out)
 
     def _norm(self, x: Float32Array, affine: tuple[Float32Array, Float32Array]) -> Float32Array:
-        centred = x - x.mean(axis=-1, keepdims=True)
+        centred: Float32Array = x - x.mean(axis=-1, keepdims=True)
         variance = np.einsum("nw,nw->n", centred, centred)[:, None] / np.float32(x.shape[-1])
         centred /= np.sqrt(variance + self._eps)
         centred *= affine[0]
@@ -204,12 +204,17 @@ def _activation(config: ModelConfig) -> Callable[[Float32Array], Float32Array]:
 
 def _quick_gelu(x: Float32Array) -> Float32Array:
     with np.errstate(over="ignore"):  # exp(-1.702 x) may overflow to inf: the sigmoid is then 0
-        return x / (np.float32(1) + np.exp(np.float32(-1.702) * x))
+        y: Float32Array = x / (np.float32(1) + np.exp(np.float32(-1.702) * x))
+    return y
 
 
 def _gelu_tanh(x: Float32Array) -> Float32Array:
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
+    inner: Float32Array = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    inner = np.tanh(inner)
+    inner += np.float32(1)
+    inner *= np.float32(0.5)
+    inner *= x
+    return inner
 
 
 def _gelu(x: Float32Array) -> Float32Array:
@@ -226,5 +231,7 @@ def _gelu(x: Float32Array) -> Float32Array:
     np.multiply(z, -z, out=z)
     np.exp(z, out=z)
     series *= z  # 1 - erf(|x| / sqrt 2)
-    tail = np.float32(0.5) * series * x
-    return np.where(x >= 0, x - tail, tail)
+    series *= np.float32(0.5)
+    series *= x
+    y: Float32Array = np.where(x >= 0, x - series, series)
+    return y

@@ -38,6 +38,9 @@ def image_module(config: ModelConfig) -> torch.nn.Module:
     import torch
 
     class PixelTower(torch.nn.Module):
+        scale: torch.Tensor
+        shift: torch.Tensor
+
         def __init__(self, visual: torch.nn.Module) -> None:
             super().__init__()
             self.visual = visual
@@ -68,7 +71,8 @@ def text_module(config: ModelConfig) -> torch.nn.Module:
         text |= {"hf_model_name": str(config.folder), "hf_model_pretrained": False}
     model = _build(config, {"vision_cfg": _TOY_VISION, "text_cfg": text})
     _load(model, config, wanted=lambda name: not name.startswith("visual."))
-    return model.eval()
+    module: torch.nn.Module = model.eval()
+    return module
 
 
 def transformers_tokenizer(config: ModelConfig) -> Callable[[list[str]], Any]:
@@ -100,9 +104,10 @@ class TorchImageTower:
 
         self._torch = torch
         self._device = device
-        self._module: Any = image_module(config).to(device, torch_dtype(precision))
+        module: Any = image_module(config)
+        self._module = module.to(device, torch_dtype(precision))
         if device == "cuda":
-            self._module = self._module.to(memory_format=torch.channels_last)
+            self._module.to(memory_format=torch.channels_last)
 
     def __call__(self, pixels: UInt8Array) -> Float32Array:
         batch = self._torch.from_numpy(np.ascontiguousarray(pixels))
