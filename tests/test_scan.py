@@ -104,7 +104,7 @@ def test_exclude_takes_names_that_gitignore_would_read_as_signs(tmp_path: Path) 
     assert names(scan_folder(tmp_path, exclude=["#old", "!new"])) == ["c.jpg"]
 
 
-@pytest.mark.parametrize("glob", ["", "/", "a[", "[z-a]", "a\\"])
+@pytest.mark.parametrize("glob", ["", "/", "[z-a]", "a\\"])
 def test_a_bad_glob_is_wrong_usage(tmp_path: Path, glob: str) -> None:
     with pytest.raises(UsageError, match="not a glob"):
         scan_folder(tmp_path, exclude=["*.png", glob])

@@ -77,16 +77,20 @@ class DecodedPhoto:
         digest: 16 bytes, the photo's identity.
         facts: what the file says; width and height are those of the whole upright picture.
         image: RGB, upright, made smaller as long as its short side stays at least twice the
-            `side_px` that was asked for.
+            `side_px` that was asked for; None if the caller knew the photo already.
     """
 
     digest: bytes
     facts: PhotoFacts
-    image: Image.Image
+    image: Image.Image | None
 
 
 def decode_photo(
-    path: Path | str | bytes, *, side_px: int, max_megapixels: float | None = None
+    path: Path | str | bytes,
+    *,
+    side_px: int,
+    max_megapixels: float | None = None,
+    is_known: Callable[[bytes], bool] | None = None,
 ) -> DecodedPhoto:
     """Read and decode one photo. Several threads may do so at a time.
 
@@ -95,6 +99,8 @@ def decode_photo(
         side_px: the short side that the picture will be resized to.
         max_megapixels: refuse a picture of more, before any of its pixels is decoded; None for
             what this machine's memory allows.
+        is_known: asked with the digest; a picture that it answers True for is read, as its facts
+            may have changed, but its pixels are not decoded.
     Raises:
         SkippedPhoto: it cannot be read or decoded. `NotAPhoto`: nobody would have expected it.
     """
@@ -102,8 +108,11 @@ def decode_photo(
     limit = default_max_megapixels() if max_megapixels is None else max_megapixels
     data, kind = _read(name, limit)
     try:
+        digest = _digest(data, kind)
+        if is_known is not None and is_known(digest):
+            return DecodedPhoto(digest, _facts(data, kind), None)
         image, facts = _decode(data, kind, side_px, limit)
-        return DecodedPhoto(_digest(data, kind), facts, image)
+        return DecodedPhoto(digest, facts, image)
     except _RefusedError as error:
         raise SkippedPhoto(name, str(error), hint=error.hint) from None
     # Decoders fed with damaged bytes raise whatever they come across, from struct.error to
@@ -500,7 +509,7 @@ def _grey_from_samples(samples: np.ndarray[Any, Any], form: str | None) -> Image
     """8-bit grey from samples of 16 or 32 bits, whole or floating."""
     # Pillow has room for 16-bit PNM and JPEG 2000 samples in 32-bit ones only.
     if samples.dtype.kind != "f" and (samples.dtype.itemsize == 2 or form in ("PPM", "JPEG2000")):
-        return Image.fromarray((samples.astype(np.int32) >> 8).clip(0, 255).astype(np.uint8))
+        return Image.fromarray((samples >> 8).clip(0, 255).astype(np.uint8))
     values = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if samples.dtype.kind == "f" and least >= 0 and most <= 1:

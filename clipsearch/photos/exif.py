@@ -26,6 +26,8 @@ LENS_SPECIFICATION, LENS_MODEL = 0xA432, 0xA434
 # files that say nothing else is mostly the same. Each with the tag of its offset from UTC.
 _TAKEN = ((0x9003, 0x9011), (0x9004, 0x9012), (DATE_TIME, 0x9010))
 
+# Olympus and Panasonic put a word of their own where TIFF has 42, and keep to it otherwise.
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"IIRO": "<", b"IIRS": "<", b"IIU\0": "<", b"MMOR": ">"}
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
 _MOST_ENTRIES = 4096
@@ -81,7 +83,7 @@ class Directory:
     @classmethod
     def first(cls, block: bytes) -> Directory:
         """The block's first directory; an empty one if the block is no TIFF block."""
-        order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(block[:4]))
+        order = _ORDERS.get(block[:4])
         if order is None or len(block) < 8:
             return cls(b"", "<", 0)
         return cls(block, order, struct.unpack_from(order + "I", block, 4)[0])
