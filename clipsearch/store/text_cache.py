@@ -1,0 +1,113 @@
+"""Text vectors of recent queries, so that asking again does not run the text tower.
+
+A cache in every sense: it may be deleted at any time, and nothing that goes wrong with it (a full
+disk, a read-only folder, damage, another process writing) is ever an error.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from clipsearch.records import Float32Array
+
+# 4,096 vectors of 512 dimensions are 8 MB.
+KEPT_VECTORS = 4096
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS text (
+    fingerprint TEXT NOT NULL,
+    text TEXT NOT NULL,
+    vector BLOB NOT NULL,
+    used INTEGER NOT NULL,
+    PRIMARY KEY (fingerprint, text)
+);
+CREATE INDEX IF NOT EXISTS text_used ON text (used);
+"""
+
+
+class TextCache:
+    """The text vectors cached in a library's folder.
+
+    Args:
+        folder: the library.
+        kept: the least recently used vectors beyond so many go.
+    """
+
+    def __init__(self, folder: Path, *, kept: int = KEPT_VECTORS) -> None:
+        self._path = folder / "cache" / "texts.sqlite"
+        self._kept = kept
+
+    def get(self, fingerprint: str, text: str) -> Float32Array | None:
+        """The (dim,) vector of `text` under a text fingerprint, if it is there."""
+        try:
+            with self._open() as connection:
+                row = connection.execute(
+                    "SELECT vector, used, (SELECT max(used) FROM text) FROM text"
+                    " WHERE fingerprint = ? AND text = ?",
+                    (fingerprint, text),
+                ).fetchone()
+                if row is None:
+                    return None
+                vector, used, newest = row
+                if used < newest:
+                    with suppress(sqlite3.Error):  # read-only, full or busy: found all the same
+                        connection.execute(
+                            "UPDATE text SET used = ? WHERE fingerprint = ? AND text = ?",
+                            (newest + 1, fingerprint, text),
+                        )
+                return np.frombuffer(vector, dtype="<f4").astype(np.float32)
+        except (sqlite3.Error, OSError, ValueError):
+            return None
+
+    def put(self, fingerprint: str, text: str, vector: Float32Array) -> None:
+        """Keep the (dim,) vector of `text` under a text fingerprint."""
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            with self._open(create=True) as connection:
+                connection.execute(
+                    "INSERT OR REPLACE INTO text (fingerprint, text, vector, used)"
+                    " VALUES (?, ?, ?, (SELECT coalesce(max(used), 0) + 1 FROM text))",
+                    (fingerprint, text, vector.astype("<f4").tobytes()),
+                )
+                connection.execute(
+                    "DELETE FROM text WHERE used <= (SELECT used FROM text"
+                    " ORDER BY used DESC LIMIT 1 OFFSET ?)",
+                    (self._kept,),
+                )
+        except (sqlite3.OperationalError, OSError, ValueError):
+            pass
+        except sqlite3.DatabaseError:  # no database, or a damaged one: start a new one next time
+            with suppress(OSError):
+                self._path.unlink()
+
+    def vectors(self, fingerprint: str, limit: int) -> Float32Array:
+        """(n, dim) of the most recently asked texts, n <= limit; n = 0 where there are none."""
+        try:
+            with self._open() as connection:
+                rows = connection.execute(
+                    "SELECT vector FROM text WHERE fingerprint = ? ORDER BY used DESC LIMIT ?",
+                    (fingerprint, limit),
+                ).fetchall()
+            return np.stack([np.frombuffer(vector, dtype="<f4") for (vector,) in rows]).astype(
+                np.float32
+            )
+        except (sqlite3.Error, OSError, ValueError):
+            return np.empty((0, 0), dtype=np.float32)
+
+    @contextmanager
+    def _open(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        if not create and not self._path.exists():
+            raise FileNotFoundError(self._path)
+        # 50 ms: a query does not wait for another query's bookkeeping.
+        with closing(sqlite3.connect(self._path, timeout=0.05)) as connection:
+            # Losing the last entries in a power cut costs nothing here.
+            connection.execute("PRAGMA synchronous = OFF")
+            if create:
+                connection.executescript(_SCHEMA)
+            with connection:
+                yield connection
