@@ -461,6 +461,19 @@ def test_the_digest_can_be_had_without_decoding(tmp_path: Path, form: str) -> No
     assert digest_photo(path) == decode_photo(path, side_px=64).digest
 
 
+def test_a_known_photo_is_not_decoded_and_tells_its_new_facts(tmp_path: Path) -> None:
+    first = decoded(tmp_path, jpeg_bytes(quarters()))
+    path = tmp_path / "tagged.jpg"
+    whole = jpeg_bytes(quarters(), tiff_block({0x0110: "Acme One"}))
+    path.write_bytes(whole)
+    again = decode_photo(path, side_px=64, is_known=lambda digest: digest == first.digest)
+    assert again.image is None
+    assert again.facts is not None
+    assert again.facts.camera == "Acme One"
+    assert (again.facts.width, again.facts.height) == (96, 64)
+    assert decode_photo(path, side_px=64, is_known=lambda digest: False).image is not None
+
+
 # Use ---------------------------------------------------------------------------------------------
 
 

@@ -135,7 +135,8 @@ def test_ignore_rules_are_those_of_git(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b/a.jpg", "b/c/a.jpg", "b/c/d.jpg", "x y.jpg", "#h.jpg", "e/f/g.jpg")
     put(tmp_path, "b/build/k.jpg", "build", "e/temp1/l.jpg", "e/tempA/m.jpg", "n/b/c/o.jpg")
     rules = {
-        "": "# comment\n\n/a.jpg\nbuild/\ntemp[0-9]\nb/c\n!b/c/d.jpg\n\\#h.jpg\nx\\ y.jpg\n!\n[z-a]\n",
+        "": "# comment\n\n/a.jpg\nbuild/\ntemp[0-9]\nb/c\n!b/c/d.jpg\n\\#h.jpg\nx\\ y.jpg\n"
+        "!\n[z-a]\n",
         "n": "!b/c\n",
         "e/f": "*\n!g.*\n",
     }

@@ -28,7 +28,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,14 @@ class DecodedPhoto:
 
     Attributes:
         digest: 16 bytes, the photo's identity.
-        facts: what the file says; width and height are those of the whole upright picture.
+        facts: what the file says; width and height are those of the whole upright picture. None
+            if the caller knew the photo and the file cannot say anything else than before.
         image: RGB, upright, made smaller as long as its short side stays at least twice the
             `side_px` that was asked for; None if the caller knew the photo already.
     """
 
     digest: bytes
-    facts: PhotoFacts
+    facts: PhotoFacts | None
     image: Image.Image | None
 
 
@@ -99,8 +100,7 @@ def decode_photo(
         side_px: the short side that the picture will be resized to.
         max_megapixels: refuse a picture of more, before any of its pixels is decoded; None for
             what this machine's memory allows.
-        is_known: asked with the digest; a picture that it answers True for is read, as its facts
-            may have changed, but its pixels are not decoded.
+        is_known: asked with the digest; where it answers True, no pixel is decoded.
     Raises:
         SkippedPhoto: it cannot be read or decoded. `NotAPhoto`: nobody would have expected it.
     """
@@ -110,7 +110,7 @@ def decode_photo(
     try:
         digest = _digest(data, kind)
         if is_known is not None and is_known(digest):
-            return DecodedPhoto(digest, _facts(data, kind), None)
+            return DecodedPhoto(digest, _retold_facts(data, kind), None)
         image, facts = _decode(data, kind, side_px, limit)
         return DecodedPhoto(digest, facts, image)
     except _RefusedError as error:
@@ -353,11 +353,23 @@ def _decode(
             # The same pixels without the file's bytes. image.copy() took a sixth of the whole time.
             small = image._new(image.im)
     small.info = {}
-    if turn >= 5:
-        width, height = height, width
+    return small, _facts(data, kind, (width, height), block, turn)
+
+
+def _facts(data: bytes, kind: str, size: tuple[int, int], block: bytes, turn: int) -> PhotoFacts:
+    width, height = size if turn < 5 else (size[1], size[0])
     if kind == "JPEG" and jpeg.payload(data, jpeg.APP2, jpeg.MULTI_PICTURE) is not None:
         kind = "MPO"
-    return small, PhotoFacts(width, height, kind, **exif.camera_facts(block)._asdict())
+    return PhotoFacts(width, height, kind, **exif.camera_facts(block)._asdict())
+
+
+def _retold_facts(data: bytes, kind: str) -> PhotoFacts | None:
+    """The facts of a photo whose digest is known; None where equal digests mean equal bytes."""
+    if kind != "JPEG":
+        return None
+    with opened_picture(data, kind) as image:
+        block = exif_block(data, kind, image.info)
+        return _facts(data, kind, image.size, block, exif.orientation(block))
 
 
 def opened_picture(data: bytes, kind: str) -> Image.Image:
