@@ -94,6 +94,7 @@ def _say(library: Library, report: IndexReport) -> None:
             (report.copied, "copies"),
             (report.moved, "moved"),
             (report.changed, "changed"),
+            (report.touched, "retouched outside the picture"),
             (report.removed, "removed"),
             (report.re_embedded, "re-embedded"),
             (report.unchanged, "unchanged"),

@@ -32,7 +32,8 @@ from clipsearch.library.reports import (
 
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
-    from clipsearch.store.catalog import Catalog, Model
+    from clipsearch.store.catalog import Catalog
+    from clipsearch.store.reader import Model
 
 __all__ = [
     "Hit",

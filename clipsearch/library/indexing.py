@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,8 @@ from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
-    from clipsearch.store.catalog import Catalog, Model, Root
+    from clipsearch.store.catalog import Catalog, Changes, Gone
+    from clipsearch.store.reader import Model, Root
 
 Show = Callable[[Progress], None]
 
@@ -178,30 +180,21 @@ class IndexRun:
     def run(self, roots: Sequence[Root]) -> None:
         """Bring these roots up to date; `report` tells what was done."""
         scan_id = self._catalog.begin_scan()
+        gone: list[Gone] = []
         with closing(Spool()) as spool:
-            gone: list[int] = []
             for root in roots:
                 gone += self._look_at(root, spool)
-            self._read(spool, scan_id)
-        removed = self._catalog.remove_files(gone, scan_id)
-        self.report.removed += removed.removed
-        self.report.moved += removed.moved
-        self.report.added -= removed.moved
-        self._catalog.finish_scan(scan_id, self.counts())
-
-    def counts(self) -> dict[str, int]:
+            changes = self._read(spool, scan_id)
+        changes += self._catalog.remove_files(gone, scan_id)
         report = self.report
-        return {
-            "added": report.added,
-            "copied": report.copied,
-            "moved": report.moved,
-            "changed": report.changed,
-            "removed": report.removed,
-            "unchanged": report.unchanged,
-            "skipped": len(report.skipped),
-        }
+        report.added, report.copied, report.moved = changes.added, changes.copied, changes.moved
+        report.changed, report.removed = changes.changed, changes.removed
+        report.touched, report.not_photos = changes.touched, changes.not_photos
+        self._catalog.finish_scan(
+            scan_id, {**asdict(changes), "unchanged": report.unchanged, "embedded": report.embedded}
+        )
 
-    def _look_at(self, root: Root, spool: Spool) -> list[int]:
+    def _look_at(self, root: Root, spool: Spool) -> list[Gone]:
         """Compare one root with the catalogue: files to read to the spool, files gone returned."""
         known_files = self._catalog.count_files(root.id)
         if reason := _why_unavailable(root.path, known_files):
@@ -213,7 +206,7 @@ class IndexRun:
             exclude=root.options.get("exclude", ()),
             follow_links=root.options.get("follow_links", False),
         )
-        gone: list[int] = []
+        gone: list[Gone] = []
         seen: set[str] = set()
         for folder in scan:
             changes = self._catalog.compare_folder(root.id, folder.relative_path, folder.files)
@@ -238,8 +231,11 @@ class IndexRun:
                 gone += self._catalog.compare_folder(root.id, folder, []).gone
         return gone
 
-    def _read(self, spool: Spool, scan_id: int) -> None:
+    def _read(self, spool: Spool, scan_id: int) -> Changes:
         """Take the spooled files through the pipeline and commit them."""
+        from clipsearch.store.catalog import Changes
+
+        changes = Changes()
         started = time.perf_counter()
         done = 0
         uncommitted: list[Reading[FileJob]] = []
@@ -250,11 +246,12 @@ class IndexRun:
                 done += len(batch)
                 now = time.perf_counter()
                 if now - committed_at > COMMIT_SECONDS or len(uncommitted) > COMMIT_FILES:
-                    self._commit(uncommitted, scan_id)
+                    changes += self._commit(uncommitted, scan_id)
                     uncommitted, committed_at = [], now
                 self._tell("indexing", done, spool.files, since=started)
-        self._commit(uncommitted, scan_id)
+        changes += self._commit(uncommitted, scan_id)
         self.report.encoding_seconds += time.perf_counter() - started
+        return changes
 
     def _read_file(self, job: FileJob) -> Reading[FileJob]:
         preprocess = self._encoder.preprocess
@@ -262,14 +259,19 @@ class IndexRun:
             job.path,
             side_px=preprocess.size,
             max_megapixels=self._max_megapixels,
-            known=self._known_digests,
+            is_known=self._is_embedded,
         )
         reading = Reading(job, photo.digest, photo.facts)
         if photo.image is not None:
             reading.pixels = preprocess.pixels(photo.image)
         return reading
 
-    def _commit(self, readings: Sequence[Reading[FileJob]], scan_id: int) -> None:
+    def _is_embedded(self, digest: bytes) -> bool:
+        """Whether the photo has its vector already, so that its pixels are not needed."""
+        known = self._catalog.knows_digest(self._model.id, [digest]).get(digest)
+        return known is not None and known.has_embedding
+
+    def _commit(self, readings: Sequence[Reading[FileJob]], scan_id: int) -> Changes:
         """One transaction for what was read."""
         from clipsearch.store.catalog import Entry, Problem
 
@@ -286,13 +288,8 @@ class IndexRun:
                 problems.append(Problem(job.root_id, job.file, problem.reason, is_photo))
                 if is_photo:
                     self.report.skipped.append((job.path, problem.reason))
-                else:
-                    self.report.not_photos += 1
-        counts = self._catalog.commit_batch(self._model.id, scan_id, entries, problems)
-        self.report.added += counts.added
-        self.report.copied += counts.copied
-        self.report.changed += counts.changed
         self.report.embedded += sum(reading.vector is not None for reading in readings)
+        return self._catalog.commit_batch(self._model.id, scan_id, entries, problems)
 
     def fill(self) -> int:
         """Embed the photos that have no vector under the model; how many still have none.

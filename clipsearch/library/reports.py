@@ -31,6 +31,7 @@ class IndexReport:
 
     Attributes:
         added, copied, moved, changed, removed, unchanged: files, by what became of them.
+        touched: files written again with the same picture (a new date, new tags).
         embedded: photos that went through the image tower, in all.
         re_embedded: of them, photos known before, embedded because the model is another one.
         skipped: (path, reason) of files that are or should be photos and cannot be read.
@@ -45,6 +46,7 @@ class IndexReport:
     copied: int = 0
     moved: int = 0
     changed: int = 0
+    touched: int = 0
     removed: int = 0
     unchanged: int = 0
     embedded: int = 0

@@ -1,0 +1,254 @@
+"""What becomes of files: added, copied, moved, changed, removed, broken, out of reach."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_photo
+from PIL import Image
+
+from clipsearch.errors import PhotoFolderError, UsageError
+from clipsearch.library import IndexReport, Library
+from clipsearch.store.reader import Reader
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library.open(tmp_path / "library")
+
+
+def summary(report: IndexReport) -> dict[str, int]:
+    """The counts of a report that are not zero."""
+    names = ("added", "copied", "moved", "changed", "removed", "unchanged", "embedded")
+    counts = {name: getattr(report, name) for name in names}
+    counts["skipped"] = len(report.skipped)
+    return {name: count for name, count in counts.items() if count}
+
+
+def test_a_second_run_over_unchanged_photos_does_nothing(
+    library: Library, photo_folder: Path
+) -> None:
+    assert summary(library.index([photo_folder])) == {"added": 12, "embedded": 12}
+    assert summary(library.index()) == {"unchanged": 12}
+
+
+def test_every_photo_is_its_own_best_hit(library: Library, photo_folder: Path) -> None:
+    library.index([photo_folder])
+    for photo in photo_folder.rglob("*.jpg"):
+        (best, *_) = library.query(image=photo, k=3, include_self=True)
+        assert best.path == str(photo)
+        assert best.score == pytest.approx(1, abs=2e-3)  # float16 storage
+
+
+def test_a_query_photo_and_its_copies_are_left_out(library: Library, photo_folder: Path) -> None:
+    photo = photo_folder / "photo00.jpg"
+    shutil.copy(photo, photo_folder / "copy.jpg")
+    report = library.index([photo_folder])
+    assert summary(report) == {"added": 12, "copied": 1, "embedded": 12}
+    hits = library.query(image=photo, k=20)
+    assert len(hits) == 11
+    assert not {hit.path for hit in hits} & {str(photo), str(photo_folder / "copy.jpg")}
+
+
+def test_moves_copies_changes_and_deletions_are_told_apart(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    (photo_folder / "photo00.jpg").rename(photo_folder / "renamed.jpg")
+    (photo_folder / "2023").rename(photo_folder / "spring")  # four photos
+    shutil.copy(photo_folder / "photo03.jpg", photo_folder / "again.jpg")
+    draw_photo(photo_folder / "photo06.jpg", 60)
+    (photo_folder / "2024/summer/photo02.jpg").unlink()
+    draw_photo(photo_folder / "new.jpg", 61)
+    os.utime(photo_folder / "photo09.jpg")
+    report = library.index()
+    assert summary(report) == {
+        "added": 1,
+        "copied": 1,
+        "moved": 5,
+        "changed": 1,
+        "removed": 1,
+        "unchanged": 5,
+        "embedded": 2,
+    }
+    assert summary(library.index()) == {"unchanged": 13}
+
+
+def test_a_broken_photo_costs_itself_only_and_is_tried_again_when_it_changes(
+    library: Library, photo_folder: Path
+) -> None:
+    broken = photo_folder / "photo00.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    report = library.index([photo_folder])
+    assert summary(report) == {"added": 11, "embedded": 11, "skipped": 1}
+    assert [path for path, _ in library.problems()] == [str(broken)]
+    assert summary(library.index()) == {"unchanged": 11}
+    broken.write_bytes(whole)
+    assert summary(library.index()) == {"added": 1, "unchanged": 11, "embedded": 1}
+    assert library.problems() == []
+
+
+def test_a_photo_that_breaks_is_no_hit_any_more(library: Library, photo_folder: Path) -> None:
+    library.index([photo_folder])
+    (photo_folder / "photo00.jpg").write_bytes(b"\xff\xd8\xff broken")
+    library.index()
+    hits = library.query("a photo", k=20)
+    assert str(photo_folder / "photo00.jpg") not in {hit.path for hit in hits}
+    assert len(hits) == 11
+
+
+def test_a_root_that_is_not_there_loses_nothing(library: Library, photo_folder: Path) -> None:
+    library.index([photo_folder])
+    away = photo_folder.with_name("away")
+    photo_folder.rename(away)
+    report = library.index()
+    assert [path for path, _ in report.unavailable] == [str(photo_folder)]
+    assert library.status().photos == 12
+    photo_folder.mkdir()  # what an unmounted disk leaves
+    assert library.index().unavailable
+    photo_folder.rmdir()
+    away.rename(photo_folder)
+    assert summary(library.index()) == {"unchanged": 12}
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_listed_keeps_its_photos(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    (photo_folder / "2023").chmod(0)
+    try:
+        report = library.index()
+    finally:
+        (photo_folder / "2023").chmod(0o755)
+    assert report.unreadable_folders
+    assert library.status().photos == 12
+
+
+def test_folders_are_remembered_and_a_folder_inside_one_means_it(
+    library: Library, photo_folder: Path, tmp_path: Path
+) -> None:
+    library.index([photo_folder])
+    draw_photo(tmp_path / "more" / "other.jpg", 70)
+    library.index([tmp_path / "more"])
+    draw_photo(photo_folder / "2023" / "late.jpg", 71)
+    report = library.index([photo_folder / "2023"])
+    assert (report.added, report.unchanged) == (1, 12)
+    assert [root.path for root in library.status().roots] == [
+        str(photo_folder),
+        str(tmp_path / "more"),
+    ]
+
+
+def test_a_folder_above_a_known_one_takes_it_over(library: Library, photo_folder: Path) -> None:
+    library.index([photo_folder / "2024"])
+    report = library.index([photo_folder])
+    assert report.embedded == 8
+    assert [root.path for root in library.status().roots] == [str(photo_folder)]
+    assert library.status().files == 12
+
+
+def test_exclusions_are_remembered(library: Library, photo_folder: Path) -> None:
+    assert library.index([photo_folder], exclude=["2023/"]).added == 8
+    assert summary(library.index()) == {"unchanged": 8}
+    assert library.index([photo_folder], exclude=[]).added == 4
+
+
+def test_odd_names_survive_the_way_into_the_library_and_back(
+    library: Library, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    names = [
+        b'IMG [edit] "x".jpg',
+        b"line\nbreak.jpg",
+        b"not-utf8-\xff\xfe.jpg",
+        "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n.jpg".encode(),
+        b"-dash first.jpg",
+        b"no suffix",
+    ]
+    for seed, name in enumerate(names):
+        source = draw_photo(folder / "plain.jpg", 80 + seed)
+        os.rename(os.fsencode(source), os.path.join(os.fsencode(folder), name))
+    assert library.index([folder]).added == len(names)
+    found = {os.fsencode(hit.path) for hit in library.query("anything", k=20)}
+    assert found == {os.path.join(os.fsencode(folder), name) for name in names}
+
+
+def test_no_photo_is_written_to(library: Library, photo_folder: Path) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in photos(photo_folder)}
+    library.index([photo_folder])
+    library.query(image=photo_folder / "photo00.jpg")
+    library.check()
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in photos(photo_folder)}
+    assert after == before
+
+
+def photos(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_stored_vectors_are_those_of_their_photos(library: Library, photo_folder: Path) -> None:
+    library.index([photo_folder])
+    from clipsearch.models import load_encoder
+    from clipsearch.photos.decode import decode_photo
+
+    encoder = load_encoder("pocket")
+    with Reader.open(library.folder) as reader:
+        model = reader.active_model()
+        assert model is not None
+        rows = np.arange(model.rows)
+        places = reader.places(model.id, rows)
+        for row, vector in zip(rows, reader.vectors(model.id, rows), strict=True):
+            photo = decode_photo(places[int(row)].paths[0], side_px=encoder.preprocess.size)
+            assert photo.image is not None
+            expected = encoder.images(encoder.preprocess.pixels(photo.image)[np.newaxis])[0]
+            # float16 storage: measured below 2e-4 for unit vectors of this dimension.
+            assert np.abs(vector - expected).max() < 1e-3
+
+
+def test_a_switch_of_models_leaves_the_old_one_answering_until_it_is_complete(
+    library: Library, photo_folder: Path, other_model: Path
+) -> None:
+    library.index([photo_folder])
+    lost = photo_folder.with_name("away")
+    photo_folder.rename(lost)
+    report = library.index(model=str(other_model))
+    assert "still answers" in report.warnings[0][0]
+    assert [model.name for model in library.status().models if model.active] == ["pocket"]
+    lost.rename(photo_folder)
+    report = library.index(model=str(other_model))
+    assert (report.re_embedded, report.embedded) == (12, 12)
+    active = [model.name for model in library.status().models if model.active]
+    assert active == [str(other_model)]
+    assert summary(library.index()) == {"unchanged": 12}
+    library.compact()
+    assert [model.name for model in library.status().models] == [str(other_model)]
+    assert len(library.query("a photo", k=50)) == 12
+
+
+@pytest.mark.parametrize("what", ["missing", "file"])
+def test_what_is_no_folder_is_one_clear_error(library: Library, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "place"
+    if what == "file":
+        path.write_text("x")
+    with pytest.raises(PhotoFolderError, match="place"):
+        library.index([path])
+    assert library.status().roots == []
+
+
+def test_no_folder_at_all_is_wrong_usage(library: Library) -> None:
+    with pytest.raises(UsageError, match="no folder"):
+        library.index()
+
+
+def test_an_empty_folder_is_remembered(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    report = library.index([tmp_path / "empty"])
+    assert summary(report) == {}
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "empty" / "first.png")
+    assert library.index().added == 1
