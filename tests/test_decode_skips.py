@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +121,8 @@ def test_damage_anywhere_skips_the_photo_or_leaves_a_picture(
 def test_a_pipe_is_skipped_at_once_even_behind_a_link(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
-    start = time.perf_counter()
     assert reason(tmp_path / "pipe.jpg") == "a pipe or a device, not a file"
     assert reason(tmp_path / "link.jpg") == "a pipe or a device, not a file"
-    assert time.perf_counter() - start < 5
 
 
 def test_places_without_a_file_are_skipped(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_odd_names_survive_the_way_into_the_library_and_back(
     library: Library, tmp_path: Path
 ) -> None:
     folder = tmp_path / "odd"
+    folder.mkdir()
     names = [
         b'IMG [edit] "x".jpg',
         b"line\nbreak.jpg",
@@ -172,11 +173,11 @@ def test_odd_names_survive_the_way_into_the_library_and_back(
         b"no suffix",
     ]
     for seed, name in enumerate(names):
-        source = draw_photo(folder / "plain.jpg", 80 + seed)
-        os.rename(os.fsencode(source), os.path.join(os.fsencode(folder), name))
+        source = draw_photo(tmp_path / "plain.jpg", 80 + seed)
+        source.rename(folder / os.fsdecode(name))
     assert library.index([folder]).added == len(names)
     found = {os.fsencode(hit.path) for hit in library.query("anything", k=20)}
-    assert found == {os.path.join(os.fsencode(folder), name) for name in names}
+    assert found == {os.fsencode(folder / os.fsdecode(name)) for name in names}
 
 
 def test_no_photo_is_written_to(library: Library, photo_folder: Path) -> None:

@@ -162,7 +162,7 @@ class Library:
             run.run(roots)
             missing = run.fill()
             self._switch(catalog, target, active, missing, run.report)
-            self._refresh_index(catalog, run.report)
+            self._refresh_index()
             run.report.photos = catalog.count_photos()
         run.report.seconds = self._last_look_seconds = time.perf_counter() - started
         return run.report
@@ -220,7 +220,7 @@ class Library:
                 )
             )
 
-    def _refresh_index(self, catalog: Catalog, report: IndexReport) -> None:
+    def _refresh_index(self) -> None:
         """Bring the FAISS file up to date, if the library is large enough for one."""
         from clipsearch.store import ann
         from clipsearch.store.reader import Reader
@@ -229,6 +229,19 @@ class Library:
             model = reader.active_model()
             if model is not None:
                 ann.refresh(self.folder, reader, model)
+
+    def stronger_model_hint(self, report: IndexReport) -> str:
+        """How to get a stronger model than pocket, and what it costs for this library."""
+        from clipsearch.library.shelf import cost_of
+
+        megabytes, slower = cost_of("default")
+        if not report.photos_per_second:
+            return ""
+        minutes = report.photos * slower / report.photos_per_second / 60
+        return (
+            f"a stronger model: `clipsearch models pull default` ({megabytes} MB), then "
+            f"`clipsearch index --model default` (about {max(1, round(minutes)):,} minutes here)"
+        )
 
     def wait_for_changes(self) -> None:
         """Sleep until it is time for `index --watch` to look again."""
@@ -302,6 +315,101 @@ class Library:
                 include_self,
             )
             return Query(self.folder, reader, self._encoder).answer(request)
+
+    # ------------------------------------------------------------------------------ looking after
+
+    def status(self) -> Status:
+        """What the library holds, with which model, and how it is searched.
+
+        Raises:
+            NoLibrary, LibraryInTheWay.
+        """
+        from clipsearch.store import ann
+        from clipsearch.store.reader import Reader
+
+        with Reader.open(self.folder) as reader:
+            counts = reader.counts()
+            active = reader.active_model()
+            return Status(
+                folder=str(self.folder),
+                photos=counts.photos,
+                files=counts.files,
+                problems=counts.problems,
+                size_bytes=_bytes_below(self.folder),
+                roots=[
+                    RootStatus(
+                        root.path, root.available, reader.count_files(root.id), root.last_scanned
+                    )
+                    for root in reader.roots()
+                ],
+                models=[
+                    ModelStatus(
+                        model.name,
+                        model.dim,
+                        reader.count_rows(model.id),
+                        model.active,
+                        model.image_fingerprint,
+                    )
+                    for model in reader.models()
+                ],
+                search=ann.describe(self.folder, reader, active) if active else "no photos yet",
+            )
+
+    def problems(self, *, all: bool = False) -> list[tuple[str, str]]:
+        """(path, reason) of files that could not be read; with `all`, also of no pictures."""
+        from clipsearch.store.reader import Reader
+
+        with Reader.open(self.folder) as reader:
+            return [(problem.path, problem.reason) for problem in reader.problems(all=all)]
+
+    def check(self, *, repair: bool = False, wait: bool = False) -> list[str]:
+        """What is wrong with the library, one line each; nothing is changed without `repair`.
+
+        Raises:
+            NoLibrary, LibraryInTheWay: with `repair`, LibraryLocked while another writes.
+        """
+        from clipsearch.store import check
+        from clipsearch.store.lock import writer_lock
+
+        if not repair:
+            return [str(finding) for finding in check.check(self.folder)]
+        with writer_lock(self.folder, wait=wait):
+            return [str(finding) for finding in check.repair(self.folder)]
+
+    def remove(self, paths: Sequence[StrPath], *, wait: bool = False) -> tuple[int, int]:
+        """Forget folders or photos; nothing on the disk is touched.
+
+        A root is forgotten whole. What lies inside a root is also left out from now on: its
+        name joins the root's exclusions, else the next `index` would bring it back.
+
+        Returns:
+            How many files and how many photos were forgotten.
+        Raises:
+            PhotoFolderError: a path that the library does not know.
+        """
+        from clipsearch.library.forgetting import forget
+        from clipsearch.store.catalog import Catalog
+        from clipsearch.store.lock import writer_lock
+
+        with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
+            forgotten = forget(catalog, paths)
+            self._refresh_index()
+        return forgotten
+
+    def compact(self, *, wait: bool = False) -> tuple[int, int]:
+        """Drop the vectors of models that were replaced; the library's bytes before and after."""
+        from clipsearch.store.catalog import Catalog
+        from clipsearch.store.lock import writer_lock
+
+        before = _bytes_below(self.folder)
+        with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
+            catalog.compact()
+            self._refresh_index()
+        return before, _bytes_below(self.folder)
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
 
 
 def _model_name(asked: str | None, active: Model | None) -> str:

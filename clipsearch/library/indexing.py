@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -27,7 +27,7 @@ from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
-    from clipsearch.store.catalog import Catalog, Changes, Gone
+    from clipsearch.store.catalog import Catalog, Changes
     from clipsearch.store.reader import Model, Root
 
 Show = Callable[[Progress], None]
@@ -122,7 +122,34 @@ def choose_roots(
             above = catalog.add_root(above.path, options)
             known[above.path] = above
         chosen[above.path] = above
-    return list(chosen.values())
+    return _absorb(catalog, list(chosen.values()))
+
+
+def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
+    """The chosen roots, after each took over the roots that lie inside it and are there now."""
+    kept = []
+    for root in chosen:
+        outer = root
+        for inner in catalog.roots():
+            inside = inner.id != outer.id and is_inside(inner.path, outer.path)
+            if inside and not _why_unavailable(inner.path, catalog.count_files(inner.id)):
+                prefix = os.path.relpath(inner.path, outer.path).replace(os.sep, "/")
+                exclude = [
+                    *outer.options.get("exclude", ()),
+                    *(_moved_pattern(one, prefix) for one in inner.options.get("exclude", ())),
+                ]
+                options = {**outer.options, "exclude": exclude}
+                catalog.absorb_root(outer, inner, options)
+                outer = replace(outer, options=options)
+        kept.append(outer)
+    known = {root.id for root in catalog.roots()}
+    return [root for root in kept if root.id in known]
+
+
+def _moved_pattern(pattern: str, prefix: str) -> str:
+    """A gitignore pattern of the folder `prefix`, said from the folder around it."""
+    anchored = "/" in pattern.rstrip("/")
+    return f"/{prefix}/{pattern.lstrip('/')}" if anchored else f"/{prefix}/**/{pattern}"
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -180,7 +207,7 @@ class IndexRun:
     def run(self, roots: Sequence[Root]) -> None:
         """Bring these roots up to date; `report` tells what was done."""
         scan_id = self._catalog.begin_scan()
-        gone: list[Gone] = []
+        gone: list[int] = []
         with closing(Spool()) as spool:
             for root in roots:
                 gone += self._look_at(root, spool)
@@ -194,7 +221,7 @@ class IndexRun:
             scan_id, {**asdict(changes), "unchanged": report.unchanged, "embedded": report.embedded}
         )
 
-    def _look_at(self, root: Root, spool: Spool) -> list[Gone]:
+    def _look_at(self, root: Root, spool: Spool) -> list[int]:
         """Compare one root with the catalogue: files to read to the spool, files gone returned."""
         known_files = self._catalog.count_files(root.id)
         if reason := _why_unavailable(root.path, known_files):
@@ -206,7 +233,7 @@ class IndexRun:
             exclude=root.options.get("exclude", ()),
             follow_links=root.options.get("follow_links", False),
         )
-        gone: list[Gone] = []
+        gone: list[int] = []
         seen: set[str] = set()
         for folder in scan:
             changes = self._catalog.compare_folder(root.id, folder.relative_path, folder.files)
@@ -217,8 +244,7 @@ class IndexRun:
                 spool.add(root, file)
             self._tell("looking for photos", spool.files + self.report.unchanged, None)
         self.report.unreadable_folders += [
-            (os.path.join(root.path, folder), reason)
-            for folder, reason in scan.unreadable
+            (os.path.join(root.path, place), reason) for place, reason in scan.unreadable
         ]
         if not scan.complete:
             # Its disk went away meanwhile: what was not seen may well be there.
@@ -226,9 +252,9 @@ class IndexRun:
             self.report.unavailable.append((root.path, "it went away while it was read"))
             return []
         self._catalog.set_root_available(root.id, True)
-        for folder in self._catalog.folders_of(root.id):
-            if folder not in seen and not scan.is_unreadable(folder):
-                gone += self._catalog.compare_folder(root.id, folder, []).gone
+        for known in self._catalog.folders_of(root.id):
+            if known not in seen and not scan.is_unreadable(known):
+                gone += self._catalog.compare_folder(root.id, known, []).gone
         return gone
 
     def _read(self, spool: Spool, scan_id: int) -> Changes:

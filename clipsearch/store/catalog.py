@@ -16,6 +16,7 @@ place that it lost are a move, in whatever order they were seen. See `_Ledger`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -80,12 +81,17 @@ _UNIT_TOLERANCE = 2e-3
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file that was read. `vector` (dim,) float32, unit; None where the photo has one already."""
+    """A file that was read.
+
+    Attributes:
+        facts: None where the photo is known and this file says nothing new of it.
+        vector: (dim,) float32, unit; None where the photo has one already.
+    """
 
     root_id: int
     file: FoundFile
     digest: bytes
-    facts: PhotoFacts
+    facts: PhotoFacts | None
     vector: Float32Array | None
 
 
@@ -402,6 +408,37 @@ class Catalog:
             self._bury_orphans(connection)
         return removed
 
+    def absorb_root(self, outer: Root, inner: Root, options: Mapping[str, Any]) -> None:
+        """Make the files of a root those of a root around it, which gets these options.
+
+        A place that both know is kept once.
+        """
+        prefix = relative_bytes(os.path.relpath(inner.path, outer.path))
+        with self._transaction() as connection:
+            for table in ("file", "problem"):
+                rows = connection.exec_driver_sql(
+                    f"SELECT id, folder, relative_path FROM {table} WHERE root_id = ?",
+                    (inner.id,),
+                ).all()
+                for row_id, folder, path in rows:
+                    connection.exec_driver_sql(
+                        f"UPDATE OR REPLACE {table} SET root_id = ?, folder = ?,"
+                        " relative_path = ? WHERE id = ?",
+                        (
+                            outer.id,
+                            prefix + b"/" + folder if folder else prefix,
+                            prefix + b"/" + path,
+                            row_id,
+                        ),
+                    )
+            roots = self._tables.root
+            connection.execute(roots.delete().where(roots.c.id == inner.id))
+            connection.execute(
+                roots.update()
+                .where(roots.c.id == outer.id)
+                .values(options=json.dumps(dict(options)))
+            )
+
     # ---------------------------------------------------------------------------------- scans
 
     def begin_scan(self) -> int:
@@ -509,6 +546,20 @@ class Catalog:
                 return
             after = page[-1][0]
 
+    def files_under(self, root_id: int, relative: str) -> list[int]:
+        """Ids, for `remove_files`, of what the catalogue knows at a path or below it."""
+        path = relative_bytes(relative)
+        return [
+            sign * row_id
+            for table, sign in (("file", 1), ("problem", -1))
+            for (row_id,) in self._fetch(
+                f"SELECT id FROM {table} WHERE root_id = ?1"
+                # In bytes, what lies below 'a' lies from 'a/' up to 'a0'.
+                " AND (relative_path = ?2 OR relative_path > ?3 AND relative_path < ?4)",
+                (root_id, path, path + b"/", path + b"0"),
+            )
+        ]
+
     def knows_digest(self, model_id: int, digests: Iterable[bytes]) -> dict[bytes, KnownPhoto]:
         """Which of these pictures the catalogue has, by digest."""
         known: dict[bytes, KnownPhoto] = {}
@@ -564,8 +615,9 @@ class Catalog:
         from sqlalchemy import bindparam
 
         photo = self._tables.photo
-        by_digest = {entry.digest: entry.facts for entry in entries}
-        before = _photo_ids(connection, photo, by_digest)
+        digests = {entry.digest for entry in entries}
+        by_digest = {entry.digest: entry.facts for entry in entries if entry.facts is not None}
+        before = _photo_ids(connection, photo, digests)
         fresh = [
             {"digest": digest, **asdict(facts)}
             for digest, facts in by_digest.items()
@@ -587,7 +639,7 @@ class Catalog:
             )
         if not fresh:
             return before, set()
-        after = _photo_ids(connection, photo, by_digest)
+        after = _photo_ids(connection, photo, digests)
         return after, {after[digest] for digest in after.keys() - before.keys()}
 
     def _put_vectors(
