@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -128,15 +129,12 @@ def load_examples(
     pixels = _room_for_pixels(len(pairs.photos), preprocess.size)
 
     def look_at(photo: CaptionedPhoto) -> tuple[UInt8Array, _Look] | SkippedPhoto:
-        from clipsearch.photos.decode import decode_photo
-
         try:
             with photo.source.as_file() as path:
-                decoded = decode_photo(path, side_px=preprocess.size)
+                digest, image, facts = read_picture(path, preprocess.size)
         except SkippedPhoto as error:
             return error
-        look = _Look.of(decoded.digest, decoded.image, decoded.facts)
-        return preprocess.pixels(decoded.image), look
+        return preprocess.pixels(image), _Look.of(digest, image, facts)
 
     with ThreadPoolExecutor(threads) as pool:
         # A few hundred at a time: `map` over everything would hold every decoded photo at once.
@@ -195,6 +193,20 @@ def load_examples(
         notes=notes,
         digest=digest.hexdigest(),
     )
+
+
+def read_picture(path: Path, side_px: int) -> tuple[bytes, Image.Image, PhotoFacts]:
+    """Digest, RGB picture and facts of one photo.
+
+    Raises:
+        SkippedPhoto: it cannot be read.
+    """
+    from clipsearch.photos.decode import decode_photo
+
+    photo = decode_photo(path, side_px=side_px)
+    assert photo.image is not None
+    assert photo.facts is not None
+    return photo.digest, photo.image, photo.facts
 
 
 def split_photos(examples: Examples, *, validation: float, test: float, seed: int) -> Split:

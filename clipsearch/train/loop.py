@@ -23,7 +23,8 @@ from clipsearch.records import Float32Array
 from clipsearch.train.gradcache import Inputs, Objective, backward, pairs_that_fit
 from clipsearch.train.inputs import Batch, Examples, Split, epoch_batches
 from clipsearch.train.methods import Plan, clamp_scale
-from clipsearch.train.metrics import IntArray, PairRetrieval, retrieval_metrics
+from clipsearch.train.metrics import IntArray, mean_recall
+from clipsearch.train.report import Vectors
 from clipsearch.train.settings import Settings
 from clipsearch.train.states import BEST, LAST, MetricsLog, RunState, Trainable
 from clipsearch.train.towers import State, Towers, random_boxes, storage_errors
@@ -113,26 +114,18 @@ class Feed:
             text_vectors=None if texts is None else on_device(texts[captions]),
         )
 
-    def retrieval(self, photos: IntArray) -> PairRetrieval:
-        """Both directions over these photos and all their captions, by the weights as they are."""
+    def vectors(self, photos: IntArray) -> Vectors:
+        """These photos and all their captions, by the weights as they are."""
         captions, owners = self._examples.captions_of(photos)
-        images = (
+        return Vectors(
             self._towers.embed_pixels(self._examples.pixels[photos])
             if self.image_vectors is None
-            else self.image_vectors[photos]
-        )
-        texts = (
+            else self.image_vectors[photos],
             self._towers.embed_tokens(self._examples.tokens[captions])
             if self.text_vectors is None
-            else self.text_vectors[captions]
+            else self.text_vectors[captions],
+            owners,
         )
-        return retrieval_metrics(images, texts, owners)
-
-
-def mean_recall(metrics: PairRetrieval) -> float:
-    """The mean of recall@1, @5 and @10 of both directions: one number to choose by."""
-    values = [*metrics.text_to_image.recall.values(), *metrics.image_to_text.recall.values()]
-    return sum(values) / len(values)
 
 
 def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
@@ -148,6 +141,7 @@ def train(
     plan: Plan,
     examples: Examples,
     split: Split,
+    feed: Feed,
     settings: Settings,
     folder: Path,
     *,
@@ -172,7 +166,6 @@ def train(
     towers.training_mode()
     if settings.compile:
         model.compile()
-    feed = Feed(towers, plan, examples, settings)
     objective = Objective(plan.siglip, settings.direction)
     precision = settings.precision
     if precision == "auto":
@@ -278,7 +271,7 @@ def train(
         state.epoch = epoch + 1
         if leader:
             with run.averaged():
-                metrics = feed.retrieval(split.validation)
+                metrics = feed.vectors(split.validation).retrieval()
                 state.recall = mean_recall(metrics)
                 state.stale += 1
                 if state.recall > state.best:

@@ -107,3 +107,9 @@ def summarise(found: IntArray, pool: int, ks: Sequence[int] = (1, 5, 10)) -> Ret
         median_rank=float(np.median(found)),
         mean_reciprocal_rank=float(np.mean(1 / found)),
     )
+
+
+def mean_recall(metrics: PairRetrieval) -> float:
+    """The mean of recall@1, @5 and @10 of both directions: one number to choose by."""
+    values = [*metrics.text_to_image.recall.values(), *metrics.image_to_text.recall.values()]
+    return sum(values) / len(values)

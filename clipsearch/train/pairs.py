@@ -103,10 +103,7 @@ def read_pairs(source: Path | str, *, photos_folder: Path | None = None) -> Pair
     Raises:
         TrainingDataError: not there, unreadable, of no known form, or with the wrong columns.
     """
-    shards = [Path(name).expanduser() for name in expand_braces(str(source))]
-    missing = [shard for shard in shards if not shard.exists()]
-    if missing:
-        raise TrainingDataError(f"{missing[0]} does not exist", hint=HOW_TO_MAKE_PAIRS)
+    shards = _existing(source)
     left_out: list[LeftOut] = []
     pairs = _collect(str(source), _all_records(shards, photos_folder, left_out), left_out)
     if not pairs.photos:
@@ -130,6 +127,51 @@ def carried_pairs(folders: Sequence[Path]) -> Pairs:
             hint=HOW_TO_MAKE_PAIRS,
         )
     return pairs
+
+
+def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], list[LeftOut]]:
+    """Photos with the class each shows, and what was left out.
+
+    Args:
+        source: a folder of class folders (underscores in a name are spaces), or a CSV, JSON lines
+            or tar that names a `label`.
+    Raises:
+        TrainingDataError: not there, unreadable, or without labels.
+    """
+    from clipsearch.photos.scan import scan_folder
+
+    shards = _existing(source)
+    left_out: list[LeftOut] = []
+    if len(shards) == 1 and shards[0].is_dir():
+        folder = shards[0]
+        photos = [
+            (PhotoSource(folder / file.relative_path), found.relative_path.split("/")[0])
+            for found in scan_folder(folder)
+            for file in found.files
+            if found.relative_path
+        ]
+        photos = [(photo, label.replace("_", " ")) for photo, label in photos]
+    else:
+        photos = []
+        for record in _all_records(shards, None, left_out):
+            if record.label is None:
+                left_out.append(LeftOut(record.source.name, "no label"))
+            else:
+                photos.append((record.source, record.label))
+    if not photos:
+        raise TrainingDataError(
+            f"{source} holds no labelled photo",
+            hint="name a folder with a folder for each class, or a CSV with filepath,label",
+        )
+    return photos, left_out
+
+
+def _existing(source: Path | str) -> list[Path]:
+    shards = [Path(name).expanduser() for name in expand_braces(str(source))]
+    missing = [shard for shard in shards if not shard.exists()]
+    if missing:
+        raise TrainingDataError(f"{missing[0]} does not exist", hint=HOW_TO_MAKE_PAIRS)
+    return shards
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -196,7 +238,8 @@ def _from_table(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Cap
             name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])
         ]
         photo = _column(path, names, PHOTO_COLUMNS, "photo")
-        caption = _column(path, names, CAPTION_COLUMNS, "caption")
+        labels_only = "label" in names and not set(names) & set(CAPTION_COLUMNS)
+        caption = None if labels_only else _column(path, names, CAPTION_COLUMNS, "caption")
         rows = csv.DictReader(file, names, delimiter=separator)
         try:
             for row in rows:
@@ -206,7 +249,7 @@ def _from_table(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Cap
                     continue
                 yield CaptionedPhoto(
                     PhotoSource(base / row[photo].strip()),
-                    [row[caption] or ""],
+                    [] if caption is None else [row[caption] or ""],
                     (row.get("label") or "").strip() or None,
                 )
         except csv.Error as error:

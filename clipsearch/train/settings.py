@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from clipsearch.errors import UsageError
@@ -120,11 +120,3 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """'batch_size: 64 there, 32 here' for what another run's settings have otherwise."""
-        return [
-            f"{field.name}: {other.get(field.name)} there, {getattr(self, field.name)} here"
-            for field in fields(self)
-            if other.get(field.name) != getattr(self, field.name)
-        ]

@@ -352,6 +352,7 @@ def save_model(towers: Towers, state: Mapping[str, Tensor], output: Path) -> Non
                 if file.suffix in (".json", ".txt", ".model") and file.name not in _NOT_COPIED:
                     shutil.copyfile(file, output / file.name)
         replace_file(output / WEIGHTS_NAME, lambda path: save_file(tensors, path))
+        (output / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves it to its owner alone
         text = json.dumps(towers.config, indent=2) + "\n"
         replace_file(output / CONFIG_NAME, lambda path: path.write_text(text, encoding="utf-8"))
 

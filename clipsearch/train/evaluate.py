@@ -1,0 +1,306 @@
+"""Figures for a model as it is: retrieval, classification by words, probes on frozen features.
+
+They go through the encoder that searches use, so they are the figures of the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipsearch.errors import SkippedPhoto, TrainingDataError
+from clipsearch.models.encoder import LocalEncoder
+from clipsearch.models.torchvision_shim import import_open_clip
+from clipsearch.records import Float32Array
+from clipsearch.train.inputs import read_picture
+from clipsearch.train.metrics import IntArray, PairRetrieval, retrieval_metrics
+from clipsearch.train.pairs import LeftOut, PhotoSource, read_labelled, read_pairs
+
+CaptionRule = Literal["all", "first"]
+SHOTS = (1, 2, 4, 8, 16)
+SINGLE_TEMPLATE = "a photo of a {}."
+_FEW_SHOT_DRAWS = 3
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalFigures:
+    """How well captions and photos of a pairs file find each other.
+
+    Attributes:
+        rule: which captions took part, and when a photo counts as having found one.
+    """
+
+    model: str
+    rule: str
+    metrics: PairRetrieval
+    left_out: list[LeftOut]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Shares in 0..1 of the photos whose class came first, or among the first five."""
+
+    top1: float
+    top5: float
+    per_class: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotFigures:
+    """Classification by words alone: one template against the mean of OpenAI's 80."""
+
+    model: str
+    photos: int
+    classes: int
+    single: Accuracy
+    ensemble: Accuracy
+    left_out: list[LeftOut]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFigures:
+    """A linear classifier on frozen image vectors, tested on the half that taught nothing.
+
+    Attributes:
+        linear: accuracy after all photos of the teaching half.
+        few_shot: accuracy after k photos a class, mean of three draws; only for k that all
+            classes have.
+    """
+
+    model: str
+    photos: int
+    classes: int
+    linear: float
+    few_shot: dict[int, float]
+    left_out: list[LeftOut]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate_retrieval(
+    pairs: Path | str,
+    encoder: LocalEncoder,
+    *,
+    captions: CaptionRule = "all",
+    photos_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> RetrievalFigures:
+    """Recall@1, 5, 10, median rank and mean reciprocal rank on a pairs file, both directions.
+
+    Args:
+        captions: `all`: each caption is a search for its one photo, and a photo finds if any one
+            of its captions is among the first k. `first`: only the first caption of each photo.
+    Raises:
+        TrainingDataError: no pairs, or none of their photos can be read.
+    """
+    described = read_pairs(pairs, photos_folder=photos_folder)
+    left_out = list(described.left_out)
+    vectors, kept = embed_photos(
+        [photo.source for photo in described.photos], encoder, left_out, progress
+    )
+    texts: list[str] = []
+    owners: list[int] = []
+    for row, number in enumerate(kept):
+        said = described.photos[number].captions
+        said = said if captions == "all" else said[:1]
+        texts += said
+        owners += [row] * len(said)
+    rule = (
+        "all captions: each seeks its one photo; a photo finds if any one of its captions is found"
+        if captions == "all"
+        else "the first caption of each photo alone"
+    )
+    metrics = retrieval_metrics(vectors, encoder.texts(texts), owners)
+    return RetrievalFigures(encoder.name, rule, metrics, left_out)
+
+
+def evaluate_zero_shot(
+    labelled: Path | str, encoder: LocalEncoder, *, progress: Progress | None = None
+) -> ZeroShotFigures:
+    """Accuracy of naming each photo's class by the nearest class name.
+
+    Args:
+        labelled: a folder of class folders, or a CSV, JSON lines or tar that names a `label`.
+    Raises:
+        TrainingDataError: fewer than two classes, or no photo can be read.
+    """
+    vectors, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
+    templates = import_open_clip().OPENAI_IMAGENET_TEMPLATES
+    single = class_vectors(names, [SINGLE_TEMPLATE.format], encoder)
+    ensemble = class_vectors(names, templates, encoder)
+    return ZeroShotFigures(
+        encoder.name,
+        len(vectors),
+        len(names),
+        accuracy(vectors @ single.T, labels, names),
+        accuracy(vectors @ ensemble.T, labels, names),
+        left_out,
+    )
+
+
+def evaluate_probe(
+    labelled: Path | str,
+    encoder: LocalEncoder,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ProbeFigures:
+    """Accuracy of linear classifiers on frozen image vectors: half of each class teaches them.
+
+    Raises:
+        TrainingDataError: fewer than two classes, or a class with a single photo.
+    """
+    vectors, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
+    counts = np.bincount(labels, minlength=len(names))
+    if counts.min() < 2:
+        raise TrainingDataError(
+            f"{names[int(counts.argmin())]!r} has one photo: none is left to test with",
+            hint="a probe needs at least two photos of each class",
+        )
+    generator = np.random.default_rng(seed)
+    teaching = _draw(labels, [int(count) // 2 for count in counts], generator)
+    testing = np.setdiff1d(np.arange(len(labels)), teaching)
+
+    def score(rows: IntArray) -> float:
+        weights = fit_linear(vectors[rows], labels[rows], len(names))
+        right = np.argmax(_with_one(vectors[testing]) @ weights, axis=1) == labels[testing]
+        return float(np.mean(right))
+
+    few: dict[int, float] = {}
+    for k in shots:
+        if k <= counts.min() // 2:
+            draws = [
+                teaching[_draw(labels[teaching], [k] * len(names), generator)]
+                for _ in range(_FEW_SHOT_DRAWS)
+            ]
+            few[k] = float(np.mean([score(rows) for rows in draws]))
+    return ProbeFigures(encoder.name, len(vectors), len(names), score(teaching), few, left_out)
+
+
+def embed_photos(
+    sources: Sequence[PhotoSource],
+    encoder: LocalEncoder,
+    left_out: list[LeftOut],
+    progress: Progress | None = None,
+) -> tuple[Float32Array, list[int]]:
+    """Vectors of the photos that can be read, and their places in `sources`.
+
+    Raises:
+        TrainingDataError: none can.
+    """
+    kept: list[int] = []
+    blocks: list[Float32Array] = []
+    size = encoder.batch_size
+    for start in range(0, len(sources), size):
+        pixels = []
+        for number, source in enumerate(sources[start : start + size], start=start):
+            try:
+                with source.as_file() as path:
+                    _, image, _ = read_picture(path, encoder.preprocess.size)
+            except SkippedPhoto as error:
+                left_out.append(LeftOut(source.name, error.reason))
+                continue
+            pixels.append(encoder.preprocess.pixels(image))
+            kept.append(number)
+        if pixels:
+            blocks.append(encoder.images(np.stack(pixels)))
+        if progress:
+            progress(min(start + size, len(sources)), len(sources))
+    if not blocks:
+        why = f": {left_out[-1].what}: {left_out[-1].reason}" if left_out else ""
+        raise TrainingDataError(f"none of the {len(sources):,} photos can be read{why}")
+    return np.concatenate(blocks), kept
+
+
+def class_vectors(
+    names: Sequence[str], templates: Sequence[Callable[[str], str]], encoder: LocalEncoder
+) -> Float32Array:
+    """(C, D) unit rows: the mean over templates of each class name's vectors."""
+    rows = []
+    for name in names:
+        mean = encoder.texts([template(name) for template in templates]).mean(axis=0)
+        rows.append(mean / np.linalg.norm(mean))
+    return np.stack(rows).astype(np.float32)
+
+
+def accuracy(scores: Float32Array, labels: IntArray, names: Sequence[str]) -> Accuracy:
+    """Top-1, top-5 and per-class top-1 of (N, C) scores; ties count against."""
+    own = scores[np.arange(len(labels)), labels]
+    ahead = (scores >= own[:, None]).sum(axis=1) - 1
+    first = ahead == 0
+    per_class = {name: float(np.mean(first[labels == number])) for number, name in enumerate(names)}
+    return Accuracy(float(np.mean(first)), float(np.mean(ahead < 5)), per_class)
+
+
+def fit_linear(
+    vectors: Float32Array, labels: IntArray, classes: int, *, decay: float = 1e-4
+) -> Float32Array:
+    """(D + 1, C) weights of a logistic regression, the last row its bias, by L-BFGS.
+
+    Args:
+        decay: factor of the sum of squared weights in the mean loss; vectors are first scaled by
+            sqrt(D), so that their entries are of order one.
+    """
+    import torch
+
+    inputs = torch.from_numpy(_with_one(vectors))
+    wanted = torch.from_numpy(labels)
+    weights = torch.zeros(inputs.shape[1], classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weights], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(inputs @ weights, wanted)
+        loss = loss + decay * weights.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    fitted: Float32Array = weights.detach().numpy()
+    return fitted
+
+
+def _with_one(vectors: Float32Array) -> Float32Array:
+    scaled = vectors * np.float32(np.sqrt(vectors.shape[1]))
+    return np.concatenate([scaled, np.ones((len(vectors), 1), np.float32)], axis=1)
+
+
+def _draw(labels: IntArray, counts: Sequence[int], generator: np.random.Generator) -> IntArray:
+    """Rows: so many of each class, at random."""
+    rows = [
+        generator.permutation(np.flatnonzero(labels == number))[:count]
+        for number, count in enumerate(counts)
+    ]
+    return np.sort(np.concatenate(rows)).astype(np.int64)
+
+
+def _labelled_vectors(
+    labelled: Path | str, encoder: LocalEncoder, progress: Progress | None
+) -> tuple[Float32Array, IntArray, list[str], list[LeftOut]]:
+    photos, left_out = read_labelled(labelled)
+    vectors, kept = embed_photos([source for source, _ in photos], encoder, left_out, progress)
+    words = [photos[number][1] for number in kept]
+    names = sorted(set(words))
+    if len(names) < 2:
+        raise TrainingDataError(
+            f"{labelled} shows one class only ({names[0]!r})",
+            hint="name a folder with a folder for each class, or a CSV with filepath,label",
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    return vectors, np.array([numbers[word] for word in words], dtype=np.int64), names, left_out

@@ -1,0 +1,369 @@
+"""A whole fine-tuning run, in reading order: model, data, base, training, mixture, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from clipsearch.errors import SkippedPhoto, UsageError
+from clipsearch.models.config import CONFIG_NAME
+from clipsearch.models.fingerprints import fingerprints
+from clipsearch.models.sources import find_model
+from clipsearch.train.curves import draw_curves
+from clipsearch.train.inputs import (
+    Examples,
+    Split,
+    load_examples,
+    read_picture,
+    refuse_flips_of_sides,
+    split_photos,
+)
+from clipsearch.train.loop import Feed, TrainingProgress, train
+from clipsearch.train.methods import prepare
+from clipsearch.train.metrics import IntArray, mean_recall
+from clipsearch.train.pairs import carried_pairs, read_pairs
+from clipsearch.train.prompts import GENERAL_PROMPTS
+from clipsearch.train.report import (
+    Comparison,
+    Drift,
+    TrainingReport,
+    Vectors,
+    judge,
+    measure_drift,
+    points_lost,
+)
+from clipsearch.train.settings import Settings
+from clipsearch.train.states import LAST, read_metrics
+from clipsearch.train.towers import (
+    State,
+    Towers,
+    load_towers,
+    new_towers,
+    replace_file,
+    save_model,
+    storage_errors,
+)
+
+if TYPE_CHECKING:
+    from clipsearch.records import Float32Array, UInt8Array
+
+_ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_DRIFT_PHOTOS = 500
+
+
+def finetune(
+    pairs: Path | str | None,
+    *,
+    output: Path,
+    model: str | Path = "pocket",
+    settings: Settings | None = None,
+    guard: Path | str | None = None,
+    photos_folder: Path | None = None,
+    library_folders: Sequence[Path] = (),
+    from_scratch: str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> TrainingReport | None:
+    """Train a model on photo-caption pairs, and report whether it became better, and at what cost.
+
+    Args:
+        pairs: in any form of `pairs.py`; None: the captions that photos in `library_folders` carry.
+        output: the run's folder; afterwards also the tuned model's directory.
+        model: the base model: a name or a directory.
+        guard: general pairs of which little may be forgotten. One half of them helps to choose
+            the mixture of weights, the other half is reported.
+        photos_folder: what relative paths in `pairs` are relative to; default: its own folder.
+        library_folders: the library's photos, on which drift is measured without labels.
+        from_scratch: an architecture or a JSON file of one, to train without a base model.
+        resume: go on with the run in `output`.
+        progress: called after each step. say: called with lines of talk.
+    Returns:
+        The report; None in all processes but the first, under torchrun.
+    Raises:
+        TrainingDataError: the pairs cannot be trained on.
+        ModelError: the base model cannot be trained, or there is no such device.
+        UsageError: `output` is taken, or is resumed with other words.
+        StorageError: the disk is full.
+    """
+    import torch
+
+    settings = settings or Settings()
+    say = say or (lambda text: None)
+    _check_output(output, resume)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(settings.seed)
+
+    with _process_group(device) as leader:
+        # Model.
+        folder = None if from_scratch else find_model(model)
+        if from_scratch:
+            towers = new_towers(from_scratch, device=device)
+        else:
+            assert folder is not None
+            towers = load_towers(folder, device=device)
+        base_state = towers.state()
+
+        # Data.
+        described = (
+            carried_pairs(library_folders)
+            if pairs is None
+            else read_pairs(pairs, photos_folder=photos_folder)
+        )
+        examples = _load(described, towers, settings.strict)
+        if leader:
+            say(examples.summary())
+        if settings.flip:
+            refuse_flips_of_sides(examples)
+        split = split_photos(
+            examples, validation=settings.validation, test=settings.test, seed=settings.seed
+        )
+        guarded = None if guard is None else _load(read_pairs(guard), towers, strict=False)
+        album = _album(library_folders, towers) if leader else None
+
+        # What the base model can do.
+        plan = prepare(towers, settings, len(split.train), scratch=from_scratch is not None)
+        if leader:
+            say(f"method {plan.method}: {plan.reason}")
+        feed = Feed(towers, plan, examples, settings)
+        base_test = feed.vectors(split.test) if leader else None
+        guard_set = _GuardSet.of(guarded, towers, plan, settings) if guarded and leader else None
+        base_drift = _drift_vectors(towers, album) if album is not None else None
+
+        # Training.
+        identity = {
+            "base": from_scratch or asdict(fingerprints(folder)),  # type: ignore[arg-type]
+            "data": examples.digest,
+            **settings.as_dict(),
+        }
+        trained = train(
+            towers,
+            plan,
+            examples,
+            split,
+            feed,
+            settings,
+            output,
+            identity=identity,
+            resume=resume,
+            progress=progress,
+        )
+        if not leader:
+            return None
+        assert base_test is not None
+
+        # Mixture of base and tuned weights.
+        alpha = 1.0
+        tried: dict[str, dict[str, float]] = {}
+        if settings.wise_ft and not from_scratch:
+            say("looking for the best mixture of base and tuned weights")
+            alpha, tried = _best_alpha(
+                towers, base_state, trained.weights, feed, split, guard_set, settings.guard_points
+            )
+        final = mixture(base_state, trained.weights, alpha)
+        save_model(towers, final, output)
+        # The figures are those of the file: with weights rounded as they lie in it.
+        towers.load({n: v.to(towers.stored.get(n, v.dtype)).to(v.dtype) for n, v in final.items()})
+
+        # Report.
+        test = Comparison.of(base_test, feed.vectors(split.test))
+        guard_comparison = guard_set.comparison() if guard_set else None
+        promoted, verdict = judge(test, guard_comparison, alpha, settings.guard_points)
+        drift = None
+        if base_drift is not None and album is not None:
+            drift = _drift(base_drift, _drift_vectors(towers, album))
+        report = TrainingReport(
+            output=output,
+            base=from_scratch or str(model),
+            method=plan.method,
+            reason=plan.reason,
+            photos={"train": len(split.train), "validation": len(split.validation),
+                    "test": len(split.test)},
+            summary=examples.summary(),
+            test=test,
+            guard=guard_comparison,
+            drift=drift,
+            alpha=alpha,
+            keeps_image_vectors=folder is not None
+            and fingerprints(folder).image == fingerprints(output).image,
+            promoted=promoted,
+            verdict=verdict,
+            steps=trained.state.step,
+            stopped=trained.stopped,
+            seconds=trained.state.seconds,
+            peak_bytes=trained.peak_bytes,
+        )  # fmt: skip
+        record = {
+            **report.as_dict(),
+            "identity": identity,
+            "learning_rate": plan.learning_rate,
+            "micro_batch": trained.state.micro_batch,
+            "best_epoch": trained.state.best_epoch,
+            "alphas": tried,
+            "device": str(towers.device),
+            "versions": _versions(),
+        }
+        text = json.dumps(record, indent=2) + "\n"
+        with storage_errors(output):
+            replace_file(output / "training.json", lambda path: path.write_text(text))
+        draw_curves(read_metrics(output), output / "curves.png")
+        return report
+
+
+def mixture(base: Mapping[str, Any], tuned: Mapping[str, Any], alpha: float) -> State:
+    """(1 - alpha) x base + alpha x tuned, weight by weight (Wortsman et al. 2022, WiSE-FT)."""
+    return {
+        name: value.lerp(tuned[name], alpha) if value.is_floating_point() else tuned[name]
+        for name, value in base.items()
+    }
+
+
+class _GuardSet(NamedTuple):
+    """General pairs in two halves: one chooses the mixture, the other is reported."""
+
+    feed: Feed
+    choosing: IntArray
+    reporting: IntArray
+    base_choosing: Vectors
+    base_reporting: Vectors
+
+    @classmethod
+    def of(cls, examples: Examples, towers: Towers, plan: Any, settings: Settings) -> _GuardSet:
+        feed = Feed(towers, plan, examples, settings)
+        order = np.random.default_rng([settings.seed, 5]).permutation(len(examples))
+        half = len(order) // 2
+        choosing, reporting = np.sort(order[:half]), np.sort(order[half:])
+        return cls(feed, choosing, reporting, feed.vectors(choosing), feed.vectors(reporting))
+
+    def points_lost(self) -> float:
+        """On the choosing half, by the weights as they are."""
+        tuned = self.feed.vectors(self.choosing).retrieval()
+        return points_lost(self.base_choosing.retrieval(), tuned)
+
+    def comparison(self) -> Comparison:
+        """On the other half."""
+        return Comparison.of(self.base_reporting, self.feed.vectors(self.reporting))
+
+
+def _best_alpha(
+    towers: Towers,
+    base: State,
+    tuned: State,
+    feed: Feed,
+    split: Split,
+    guard: _GuardSet | None,
+    allowed: float,
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """The mixture that validates best among those that lose at most `allowed` guard points."""
+    tried: dict[str, dict[str, float]] = {}
+    scores: dict[float, float] = {}
+    for alpha in _ALPHAS:
+        towers.load(mixture(base, tuned, alpha))
+        scores[alpha] = mean_recall(feed.vectors(split.validation).retrieval())
+        tried[f"{alpha:g}"] = {"mean_recall": scores[alpha]}
+    # Best first, and of equals the nearer to the base; guard pairs are many, so lazily.
+    for alpha in sorted(scores, key=lambda alpha: (-scores[alpha], alpha)):
+        if guard is None or alpha == 0:
+            return alpha, tried
+        towers.load(mixture(base, tuned, alpha))
+        lost = guard.points_lost()
+        tried[f"{alpha:g}"]["guard_points_lost"] = lost
+        if lost <= allowed:
+            return alpha, tried
+    raise AssertionError("alpha 0 is always allowed")
+
+
+def _load(pairs: Any, towers: Towers, strict: bool) -> Examples:
+    return load_examples(pairs, towers.preprocess, towers.tokenise, strict=strict)
+
+
+def _check_output(output: Path, resume: bool) -> None:
+    if (output / "training.json").exists():
+        raise UsageError(
+            f"{output} holds a finished run", hint="choose another place with `--output`"
+        )
+    if (output / "state" / LAST).exists() and not resume:
+        raise UsageError(
+            f"{output} holds a run that was not finished",
+            hint="go on with it (`--resume`), or choose another place with `--output`",
+        )
+    if (output / CONFIG_NAME).exists() and not (output / "state").exists():
+        raise UsageError(
+            f"{output} is a model directory", hint="choose another place with `--output`"
+        )
+
+
+@contextmanager
+def _process_group(device: str) -> Iterator[bool]:
+    """Under torchrun, join the other processes; true in the one that reports."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from clipsearch.models.encoder import resolve_device
+
+    cuda = resolve_device(device) == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield torch.distributed.get_rank() == 0
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _album(folders: Sequence[Path], towers: Towers) -> UInt8Array | None:
+    """Pixels of up to 500 photos of the library, spread evenly over it; None without any."""
+    from clipsearch.photos.scan import scan_folder
+
+    paths = [
+        folder / file.relative_path
+        for folder in folders
+        if folder.is_dir()
+        for found in scan_folder(folder)
+        for file in found.files
+    ]
+    step = max(1, len(paths) // _DRIFT_PHOTOS)
+    pixels = []
+    for path in paths[::step][:_DRIFT_PHOTOS]:
+        try:
+            _, image, _ = read_picture(path, towers.preprocess.size)
+        except SkippedPhoto:  # `index` has told of it
+            continue
+        pixels.append(towers.preprocess.pixels(image))
+    return np.stack(pixels) if pixels else None
+
+
+def _drift_vectors(towers: Towers, album: UInt8Array) -> tuple[Float32Array, Float32Array]:
+    tokens, _ = towers.tokenise(GENERAL_PROMPTS)
+    return towers.embed_pixels(album), towers.embed_tokens(tokens)
+
+
+def _drift(
+    before: tuple[Float32Array, Float32Array], after: tuple[Float32Array, Float32Array]
+) -> Drift:
+    return measure_drift((before[0], after[0]), (before[1], after[1]))
+
+
+def _versions() -> dict[str, str]:
+    names = ("clipsearch", "torch", "open_clip_torch", "timm", "numpy", "pillow", "safetensors")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
