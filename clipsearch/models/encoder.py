@@ -221,9 +221,13 @@ class LocalEncoder:
         if self._text_in_numpy:
             tower = numpy_text.NumpyTextTower(self._config, self._weights)
             return lambda texts: tower([self._tokenizer.tokens(text) for text in texts])
-        from clipsearch.models.runtimes.torch_towers import TorchTextTower, transformers_tokenizer
+        from clipsearch.models.runtimes.torch_towers import (
+            TorchTextTower,
+            set_threads,
+            transformers_tokenizer,
+        )
 
-        self._set_torch_threads()
+        set_threads(self._threads)
         torch_tower = TorchTextTower(self._config, device=self.device, precision=self.precision)
         pad: Callable[[list[str]], Any] = self._tokenizer.padded
         if self._config.needs_transformers:
@@ -247,9 +251,9 @@ class LocalEncoder:
                 refused = " (OpenVINO is not installed)"
             except _conversion_failed() as error:
                 refused = f" (OpenVINO cannot run it: {error})"
-        from clipsearch.models.runtimes.torch_towers import TorchImageTower
+        from clipsearch.models.runtimes.torch_towers import TorchImageTower, set_threads
 
-        self._set_torch_threads()
+        set_threads(self._threads)
         self._image_words = f"torch, {self.device} {self.precision}{refused}"
         return TorchImageTower(self._config, device=self.device, precision=self.precision)
 
@@ -260,18 +264,11 @@ class LocalEncoder:
         if openvino_lite.supports(self._config):
             graph = openvino_lite.build_graph(self._config, self._weights)
         else:
-            self._set_torch_threads()
             graph = openvino_export.exported_tower(
-                self._config, self.fingerprints.image, self._cache_folder
+                self._config, self.fingerprints.image, self._cache_folder, threads=self._threads
             )
         self._image_words = f"OpenVINO, cpu {self.precision}"
         return openvino_core.compile_tower(graph, precision=self.precision, threads=self._threads)
-
-    def _set_torch_threads(self) -> None:
-        if self._threads is not None:
-            import torch
-
-            torch.set_num_threads(self._threads)
 
 
 def resolve_device(asked: str) -> str:

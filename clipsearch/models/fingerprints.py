@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clipsearch.models.cache import keep
 from clipsearch.models.config import ModelConfig, read_config
 from clipsearch.models.weights import WeightsFile
 from clipsearch.records import Fingerprints
@@ -60,7 +60,7 @@ def fingerprints(folder: Path, *, cache_folder: Path | None = None) -> Fingerpri
         return Fingerprints(image=entry["image"], text=entry["text"])
     computed = compute_fingerprints(config)
     known[key] = {"stamp": stamp, "image": computed.image, "text": computed.text}
-    _write_json(cache, known)
+    keep(cache, json.dumps(known).encode())
     return computed
 
 
@@ -176,14 +176,3 @@ def _read_cache(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Keep it for the next process; a cache that cannot be written costs only time."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import os
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import ModelError
+from clipsearch.models.cache import keep
 
 START_TOKEN = 49406
 END_TOKEN = 49407
@@ -231,7 +231,7 @@ def load_merges(cache_folder: Path | None) -> Merges:
     if table is None:
         table = _build_table(source)
         if cached is not None:
-            _write_table(cached, stamp, table)
+            keep(cached, stamp + b"".join(part.astype("<u4").tobytes() for part in table))
     return table
 
 
@@ -285,14 +285,3 @@ def _read_table(path: Path, stamp: bytes) -> Merges | None:
     start = len(stamp)
     pairs = np.frombuffer(content, "<u4", _MERGES, start)
     return Merges(pairs, np.frombuffer(content, "<u4", _MERGES, start + 4 * _MERGES))
-
-
-def _write_table(path: Path, stamp: bytes, table: Merges) -> None:
-    """Keep the table for the next process; a cache that cannot be written costs only time."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(stamp + b"".join(part.astype("<u4").tobytes() for part in table))
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)

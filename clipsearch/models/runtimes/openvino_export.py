@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ class ConversionError(Exception):
     """OpenVINO cannot run this tower as torch does."""
 
 
-def exported_tower(config: ModelConfig, image_fingerprint: str, cache_folder: Path | None) -> Any:
+def exported_tower(
+    config: ModelConfig, image_fingerprint: str, cache_folder: Path, *, threads: int | None
+) -> Any:
     """The tower as an `openvino.Model`, from the cache if this version has exported it before.
 
     Raises:
@@ -31,8 +34,6 @@ def exported_tower(config: ModelConfig, image_fingerprint: str, cache_folder: Pa
         ModelError: the model itself is broken.
     """
     openvino = import_openvino()
-    if cache_folder is None:
-        return _convert(config)
     version = openvino.get_version().partition("-")[0]
     folder = cache_folder / "towers" / f"{image_fingerprint}-openvino-{version}"
     graph = folder / "tower.xml"
@@ -41,7 +42,7 @@ def exported_tower(config: ModelConfig, image_fingerprint: str, cache_folder: Pa
             return openvino.Core().read_model(graph)
         except RuntimeError:
             shutil.rmtree(folder, ignore_errors=True)  # damaged: make it again
-    model = _convert(config)
+    model = _convert(config, threads)
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     try:
         draft.mkdir(parents=True)
@@ -52,11 +53,12 @@ def exported_tower(config: ModelConfig, image_fingerprint: str, cache_folder: Pa
     return model
 
 
-def _convert(config: ModelConfig) -> Any:
+def _convert(config: ModelConfig, threads: int | None) -> Any:
     import torch
 
-    from clipsearch.models.runtimes.torch_towers import image_module
+    from clipsearch.models.runtimes.torch_towers import image_module, set_threads
 
+    set_threads(threads)
     openvino = import_openvino()
     side = config.preprocess.size
     module = image_module(config)
@@ -66,12 +68,13 @@ def _convert(config: ModelConfig) -> Any:
     sample = coarse.repeat(repeats, axis=1).repeat(repeats, axis=2)[:, :side, :side]
     pixels = torch.from_numpy(np.ascontiguousarray(sample))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what tracing warns of is checked below, in numbers
             expected: Float32Array = module(pixels).numpy()
             model = openvino.convert_model(
                 module, example_input=pixels[:2], input=[-1, side, side, 3]
             )
-        answer = compile_tower(model, precision="fp32", threads=None)(pixels.numpy())
+        answer = compile_tower(model, precision="fp32", threads=threads)(pixels.numpy())
     except ModelError:
         raise
     except Exception as error:  # whatever tracing and conversion may raise for odd towers

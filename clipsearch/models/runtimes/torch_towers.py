@@ -137,6 +137,14 @@ class TorchTextTower:
         return rows
 
 
+def set_threads(threads: int | None) -> None:
+    """How many threads torch uses on the CPU, in this whole process; None leaves it alone."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
 def torch_dtype(precision: str) -> torch.dtype:
     import torch
 
