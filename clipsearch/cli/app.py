@@ -29,8 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("index")(index.index)
-app.command("query")(query.query)
+app.command("index", epilog=index.EXAMPLES)(index.index)
+app.command("query", epilog=query.EXAMPLES)(query.query)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")

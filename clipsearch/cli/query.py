@@ -25,7 +25,10 @@ Examples:
 def query(
     text: Annotated[
         list[str] | None,
-        typer.Argument(help="What to look for; several words without quotes are one query."),
+        typer.Argument(
+            metavar="[TEXT]...",
+            help="What to look for; several words without quotes are one query.",
+        ),
     ] = None,
     image: Annotated[
         list[Path] | None,
@@ -62,7 +65,12 @@ def query(
     ] = False,
     format: Annotated[
         Format | None,
-        typer.Option("--format", help="Default: a table on a terminal, text in a pipe."),
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="table, text, paths, json, jsonl or csv; default: a table on a terminal, "
+            "tab-separated text in a pipe.",
+        ),
     ] = None,
     nul: Annotated[
         bool, typer.Option("-0", help="Bare paths, each ended by a NUL byte: safe for any name.")

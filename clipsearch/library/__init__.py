@@ -68,9 +68,7 @@ class Library:
     One process at a time may change a library; any number may search it meanwhile.
     """
 
-    def __init__(
-        self, folder: Path, *, device: str, precision: str, threads: int | None
-    ) -> None:
+    def __init__(self, folder: Path, *, device: str, precision: str, threads: int | None) -> None:
         self.folder = folder
         self._device = device
         self._precision = precision
@@ -308,9 +306,7 @@ class Library:
                 words,
                 [os.path.abspath(os.path.expanduser(image)) for image in images],
                 k,
-                make_filters(
-                    reader.roots(), folders=folders, after=after, before=before, camera=camera
-                ),
+                make_filters(reader, folders=folders, after=after, before=before, camera=camera),
                 exact,
                 include_self,
             )
@@ -324,7 +320,6 @@ class Library:
         Raises:
             NoLibrary, LibraryInTheWay.
         """
-        from clipsearch.store import ann
         from clipsearch.store.reader import Reader
 
         with Reader.open(self.folder) as reader:
@@ -352,7 +347,7 @@ class Library:
                     )
                     for model in reader.models()
                 ],
-                search=ann.describe(self.folder, reader, active) if active else "no photos yet",
+                search=_search_in_words(self.folder, active) if active else "no photos yet",
             )
 
     def problems(self, *, all: bool = False) -> list[tuple[str, str]]:
@@ -406,6 +401,18 @@ class Library:
             catalog.compact()
             self._refresh_index()
         return before, _bytes_below(self.folder)
+
+
+def _search_in_words(folder: Path, model: Model) -> str:
+    """How queries are answered, and why so."""
+    from clipsearch.store import ann
+
+    index, notice = ann.open_index(folder, model)
+    if index is None:
+        why = notice[0] if notice else f"quick enough below {ann.MIN_VECTORS:,}"
+        return f"every vector is compared ({why})"
+    tail = model.rows - index.facts.rows
+    return f"{index.facts.why}; {tail:,} newer vectors are compared one by one"
 
 
 def _bytes_below(folder: Path) -> int:

@@ -15,7 +15,7 @@ from clipsearch.errors import ModelError, NoLibrary, UsageError
 from clipsearch.library.reports import Hit, SearchResult
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
-from clipsearch.store.reader import Filter, Model, Reader, Root
+from clipsearch.store.reader import Filter, Model, Reader
 from clipsearch.store.text_cache import TextCache
 
 if TYPE_CHECKING:
@@ -38,32 +38,42 @@ class Request:
 
 
 def make_filters(
-    roots: Sequence[Root],
+    reader: Reader,
     *,
     folders: Sequence[str | os.PathLike[str]],
     after: str | None,
     before: str | None,
     camera: str | None,
 ) -> list[Filter]:
-    """The filters of a query. A relative folder is one below the roots, or below here.
+    """The filters of a query.
+
+    A folder may be absolute, relative to here, to a root, or to where a root lies; what counts is
+    whether the library knows a photo there, not whether the disk is connected.
 
     Raises:
-        UsageError: a folder that no root has, or a date that is none.
+        UsageError: a folder that holds no photo of the library, or a date that is none.
     """
     filters = []
+    model = reader.active_model()
     for given in folders:
         folder = os.path.expanduser(os.fspath(given))
-        places = [os.path.join(root.path, folder) for root in roots]
-        here = os.path.abspath(folder)
-        found = [place for place in places if os.path.isdir(place)]
-        if any(_overlap(here, root.path) for root in roots):
-            found = [here]
-        elif not found:
+        above = [
+            part for root in reader.roots() for part in (root.path, os.path.dirname(root.path))
+        ]
+        places = dict.fromkeys(
+            os.path.abspath(os.path.join(start, folder)) for start in (os.getcwd(), *above)
+        )
+        found = [
+            one
+            for one in (Filter("folder", place) for place in places)
+            if model is not None and _any(reader.rows_matching(model.id, [one]))
+        ]
+        if not found and model is not None:
             raise UsageError(
-                f"--in {given}: no such folder in the library",
+                f"--in {given}: the library has no photo there",
                 hint="`clipsearch status` lists the folders that are indexed",
             )
-        filters += [Filter("folder", os.path.normpath(place)) for place in found]
+        filters += found
     if after is not None:
         filters.append(Filter("after", search.date_bound(after, option="--after")))
     if before is not None:
@@ -71,6 +81,10 @@ def make_filters(
     if camera is not None:
         filters.append(Filter("camera", camera))
     return filters
+
+
+def _any(rows: RowArray | None) -> bool:
+    return rows is not None and len(rows) > 0
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -118,8 +132,6 @@ class Query:
         vector = search.combine(parts, self._spread_sample() if len(parts) > 1 else _NO_VECTORS)
         allowed = self._reader.rows_matching(self._model.id, request.filters)
         index, notice = ann.open_index(self._folder, self._model)
-        if notice is not None:
-            self._warnings.append(notice)
         neighbours = ann.nearest(
             self._reader,
             index,
@@ -129,6 +141,8 @@ class Query:
             allowed=allowed,
             exact=request.exact,
         )
+        if notice := notice or neighbours.notice:
+            self._warnings.append(notice)
         ranked = [
             (float(score), int(row))
             for score, row in zip(neighbours.scores[0], neighbours.rows[0], strict=True)

@@ -12,7 +12,15 @@ from clipsearch.models.sources import (
     remove_model,
 )
 
-__all__ = ["ModelEntry", "cost_of", "export_model", "import_model", "list_models", "pull", "remove_model"]
+__all__ = [
+    "ModelEntry",
+    "cost_of",
+    "export_model",
+    "import_model",
+    "list_models",
+    "pull",
+    "remove_model",
+]
 
 # Image towers at fp32 on two CPU cores, 500 px photos: pocket 100 photos/s, ViT-B-32-256 12.
 _SLOWER_THAN_POCKET = 8.0
