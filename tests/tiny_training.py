@@ -22,7 +22,7 @@ TINY = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32},
     "text_cfg": {
-        "context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2,
+        "context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2,
     },
 }  # fmt: skip
 

@@ -276,7 +276,7 @@ def train(
                 state.stale += 1
                 if state.recall > state.best:
                     state.best, state.best_epoch, state.stale = state.recall, epoch + 1, 0
-                    run.save(states / BEST, state, identity)
+                    run.save_parameters(states / BEST)
             log.write(
                 "epoch",
                 state.step,

@@ -69,12 +69,27 @@ class Trainable:
         for name, value in values.items():
             self.parameters[name].data.copy_(value)
 
+    def save_parameters(self, path: Path) -> None:
+        """The parameters alone, for a look back: not enough to go on from.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        from safetensors.torch import save_file
+
+        tensors = self._tensors()
+        with storage_errors(path):
+            replace_file(path, lambda draft: save_file(tensors, draft))
+
     def load_parameters(self, path: Path) -> None:
         """The parameters of a saved state, and nothing else of it."""
         from safetensors import safe_open
 
         with safe_open(path, "pt") as file:
             self._put({name: file.get_tensor(f"model.{name}") for name in self.parameters})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f"model.{n}": p.detach().cpu().contiguous() for n, p in self.parameters.items()}
 
     def save(self, path: Path, state: RunState, identity: Mapping[str, Any]) -> None:
         """Replace the state at `path`.
@@ -84,14 +99,13 @@ class Trainable:
         """
         from safetensors.torch import save_file
 
-        tensors = {f"model.{name}": p.detach().cpu() for name, p in self.parameters.items()}
+        tensors = self._tensors()
         tensors |= {f"average.{name}": value.cpu() for name, value in self.average.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state.get(parameter, {})
             for moment in _MOMENTS:
                 if moment in moments:
-                    tensors[f"{moment}.{name}"] = moments[moment].cpu()
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
+                    tensors[f"{moment}.{name}"] = moments[moment].cpu().contiguous()
         header = {"state": json.dumps(asdict(state)), "identity": json.dumps(identity)}
         with storage_errors(path):
             replace_file(path, lambda draft: save_file(tensors, draft, header))
@@ -154,21 +168,18 @@ class MetricsLog:
             kept = [line for line in read_metrics(folder) if line["step"] <= step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             replace_file(self._path, lambda path: path.write_text(text, encoding="utf-8"))
-            self._file = self._path.open("a", encoding="utf-8")
         self._board = _tensorboard(folder, step)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """One line; plain numbers go to TensorBoard too."""
-        with storage_errors(self._path):
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
+        with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()
 

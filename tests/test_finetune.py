@@ -1,0 +1,247 @@
+"""Whole runs of fine-tuning on a tiny model: what they leave, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_training import tiny_config, tiny_model, tiny_pairs
+
+from clipsearch.errors import (
+    ClipsearchError,
+    ModelError,
+    StorageError,
+    TrainingDataError,
+    UsageError,
+)
+from clipsearch.models.config import WEIGHTS_NAME
+from clipsearch.models.fingerprints import fingerprints
+from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
+from clipsearch.train.report import report_notes, report_rows
+from clipsearch.train.states import BEST, LAST, read_metrics
+from clipsearch.train.towers import load_towers
+
+FAST = Settings(
+    method="full", epochs=6, batch_size=24, micro_batch=12, learning_rate=3e-3, patience=9
+)
+
+
+def changed(**changes: object) -> Settings:
+    return Settings(**(FAST.as_dict() | changes))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pairs(tmp_path_factory.mktemp("pairs"), 96)
+
+
+def run(pairs: Path, output: Path, base: Path, settings: Settings = FAST, **more: object):
+    report = finetune(pairs, output=output, model=base, settings=settings, device="cpu", **more)
+    assert isinstance(report, TrainingReport)
+    return report
+
+
+def test_a_run_learns_reports_and_leaves_a_model(base: Path, pairs: Path, tmp_path: Path) -> None:
+    seen: list[TrainingProgress] = []
+    said: list[str] = []
+    report = run(pairs, tmp_path / "run", base, progress=seen.append, say=said.append)
+
+    assert report.promoted, report.verdict
+    assert report.test.tuned.text_to_image.recall[10] > report.test.base.text_to_image.recall[10]
+    assert report.test.base.text_to_image.pool == report.photos["test"] == 19
+    assert [step.step for step in seen] == list(range(1, seen[-1].steps + 1))
+    assert seen[-1].recall is not None
+    assert seen[-1].seconds_left == pytest.approx(0, abs=1e-6)
+    assert "96 photos with 96 captions" in said[0]
+    assert any("chose nothing" in line for line in report_notes(report))
+    assert len(report_rows(report)) == 8
+
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["identity"]["base"]["image"] == fingerprints(base).image
+    assert record["identity"]["batch_size"] == 24
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["test"]["tuned"]["text_to_image"]["recall"].keys() == {"1", "5", "10"}
+    lines = read_metrics(tmp_path / "run")
+    assert {line["kind"] for line in lines} == {"step", "epoch"}
+    with Image.open(tmp_path / "run" / "curves.png") as curves:
+        assert curves.size == (1120, 340)
+    # The saved model is the one that was judged.
+    towers = load_towers(tmp_path / "run", device="cpu")
+    assert math.exp(towers.model.logit_scale.detach()) <= 100
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    settings = changed(epochs=2)
+    for name in ("one", "two"):
+        run(pairs, tmp_path / name, base, settings)
+    one, two = (load_file(tmp_path / name / "state" / LAST) for name in ("one", "two"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    run(pairs, tmp_path / "three", base, changed(epochs=2, seed=1))
+    three = load_file(tmp_path / "three" / "state" / LAST)
+    assert not torch.equal(one["model.logit_scale"], three["model.logit_scale"])
+
+
+def test_shuffled_captions_do_not_count_as_better(base: Path, pairs: Path, tmp_path: Path) -> None:
+    rows = [line.split(",") for line in pairs.read_text().splitlines()[1:]]
+    words = [row[1] for row in rows]
+    np.random.default_rng(3).shuffle(words)
+    shuffled = pairs.with_name("shuffled.csv")
+    lines = [f"{row[0]},{caption}" for row, caption in zip(rows, words, strict=True)]
+    shuffled.write_text("filepath,caption\n" + "\n".join(lines))
+    report = run(shuffled, tmp_path / "run", base)
+    assert not report.promoted
+    assert "saved" in report.verdict
+
+
+def test_a_text_run_keeps_the_image_fingerprint(base: Path, pairs: Path, tmp_path: Path) -> None:
+    report = run(pairs, tmp_path / "run", base, changed(method="auto", epochs=3))
+    assert report.method == "text"
+    assert "without a GPU" in report.reason
+    assert report.keeps_image_vectors
+    before, after = fingerprints(base), fingerprints(tmp_path / "run")
+    assert before.image == after.image
+    assert before.text != after.text
+
+
+def test_wise_ft_heeds_the_guard(base: Path, pairs: Path, tmp_path: Path) -> None:
+    """A model that knows the guard pairs may not forget them for pairs that say the opposite."""
+    knowing = run(pairs, tmp_path / "knowing", base, changed(epochs=10))
+    assert knowing.promoted
+    rows = [line.split(",") for line in pairs.read_text().splitlines()[1:]]
+    turned = pairs.with_name("turned.csv")
+    turned.write_text(
+        "filepath,caption\n"
+        + "\n".join(f"{a[0]},{b[1]}" for a, b in zip(rows, rows[7:] + rows[:7], strict=True))
+    )
+    settings = changed(epochs=10, guard_points=0.0)
+    report = run(turned, tmp_path / "run", tmp_path / "knowing", settings, guard=pairs)
+    assert report.guard is not None
+    unguarded = run(turned, tmp_path / "free", tmp_path / "knowing", settings)
+    assert report.alpha < unguarded.alpha
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    tried = record["alphas"]
+    assert tried["1"]["guard_points_lost"] > 0
+    if report.alpha:
+        assert tried[f"{report.alpha:g}"]["guard_points_lost"] <= 0
+
+
+def test_drift_is_measured_on_the_librarys_photos(base: Path, pairs: Path, tmp_path: Path) -> None:
+    report = run(pairs, tmp_path / "run", base, changed(epochs=2), library_folders=[pairs.parent])
+    assert report.drift is not None
+    assert report.drift.prompts == 200
+    assert report.drift.photos == 96
+    assert 0 <= report.drift.overlap < 1
+    assert report.drift.image_cosine < 1
+
+
+def test_from_scratch_starts_at_the_published_temperature(pairs: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    seen: list[TrainingProgress] = []
+    report = finetune(
+        pairs,
+        output=tmp_path / "run",
+        from_scratch=str(config),
+        settings=changed(method="auto", epochs=6),
+        device="cpu",
+        progress=seen.append,
+    )
+    assert report is not None
+    assert seen[0].temperature == pytest.approx(0.07, rel=0.01)
+    assert report.alpha == 1
+    load_towers(tmp_path / "run", device="cpu")
+
+
+def test_ema_and_early_stopping(base: Path, pairs: Path, tmp_path: Path) -> None:
+    settings = changed(epochs=30, ema=0.5, patience=2, learning_rate=0.0)
+    report = run(pairs, tmp_path / "run", base, settings)
+    assert "did not rise for 2 epochs" in report.stopped
+    assert report.alpha == 0
+    assert not report.promoted
+    weights, mine = (load_file(folder / WEIGHTS_NAME) for folder in (base, tmp_path / "run"))
+    assert all(torch.equal(value, mine[name]) for name, value in weights.items())
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_state(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    settings = changed(learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(ClipsearchError, match="no number any more") as caught:
+        run(pairs, tmp_path / "run", base, settings)
+    assert "--learning-rate" in (caught.value.hint or "")
+    assert (tmp_path / "run" / "state" / LAST).exists()
+
+
+def test_a_finished_or_unfinished_run_is_never_overwritten(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    run(pairs, tmp_path / "run", base, changed(epochs=1))
+    with pytest.raises(UsageError, match="finished run"):
+        run(pairs, tmp_path / "run", base)
+    (tmp_path / "run" / "training.json").unlink()
+    with pytest.raises(UsageError, match="not finished"):
+        run(pairs, tmp_path / "run", base)
+    with pytest.raises(UsageError, match="batch_size: 24 there, 12 here"):
+        run(pairs, tmp_path / "run", base, changed(epochs=1, batch_size=12), resume=True)
+    with pytest.raises(UsageError, match="is a model directory"):
+        run(pairs, base, base)
+
+
+def test_a_damaged_state_is_not_resumed(base: Path, pairs: Path, tmp_path: Path) -> None:
+    run(pairs, tmp_path / "run", base, changed(epochs=1))
+    (tmp_path / "run" / "training.json").unlink()
+    state = tmp_path / "run" / "state" / LAST
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="is damaged"):
+        run(pairs, tmp_path / "run", base, changed(epochs=1), resume=True)
+
+
+def test_a_full_disk_is_one_plain_message(base: Path, pairs: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(StorageError, match="cannot be written"):
+        run(pairs, Path("/dev/full/run"), base)
+
+
+def test_wishes_that_cannot_be_met(base: Path, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cuda"):
+        finetune(pairs, output=tmp_path / "a", model=base, device="cuda")
+    with pytest.raises(ModelError, match="no logit_bias"):
+        run(pairs, tmp_path / "b", base, changed(loss="siglip"))
+    with pytest.raises(UsageError, match="batch_size must be at least 2"):
+        changed(batch_size=1)
+    with pytest.raises(UsageError, match="no such method"):
+        changed(method="magic")
+    with pytest.raises(ModelError, match="normalises over the batch"):
+        finetune(pairs, output=tmp_path / "c", from_scratch="RN50", settings=FAST, device="cpu")
+    with pytest.raises(ModelError, match="no architecture"):
+        finetune(pairs, output=tmp_path / "d", from_scratch="ViT-X", settings=FAST, device="cpu")
+
+
+def test_flips_are_refused_where_captions_speak_of_sides(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    text = pairs.read_text().replace("a red ball number 0", "a red ball on the left")
+    told = pairs.with_name("sides.csv")
+    told.write_text(text)
+    with pytest.raises(TrainingDataError, match="'left'"):
+        run(told, tmp_path / "run", base, changed(flip=True))
+
+
+def test_best_state_is_kept_beside_the_last(base: Path, pairs: Path, tmp_path: Path) -> None:
+    run(pairs, tmp_path / "run", base, changed(epochs=2))
+    assert {path.name for path in (tmp_path / "run" / "state").iterdir()} == {LAST, BEST}
+    shutil.rmtree(tmp_path / "run" / "state")
