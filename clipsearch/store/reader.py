@@ -233,11 +233,15 @@ def decode_vectors(blobs: bytes, dim: int) -> Float32Array:
 
 
 class Reader:
-    """One snapshot of a library. Used by one thread at a time."""
+    """One snapshot of a library, used by one thread at a time.
+
+    Attributes:
+        connection: inside the snapshot's read transaction; for `check`.
+    """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
-        self._connection = connection
+        self.connection = connection
         self._dims: dict[int, int] = {}
 
     @classmethod
@@ -289,7 +293,7 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the snapshot."""
-        self._connection.close()
+        self.connection.close()
 
     def get_setting(self, key: str) -> str | None:
         """A setting of the library, as `Catalog.put_setting` kept it."""
@@ -339,20 +343,23 @@ class Reader:
     def count_rows(self, model_id: int) -> int:
         """Photos that can be found under a model."""
         (count,) = self._all(
-            "SELECT (SELECT count(*) FROM embedding WHERE key >= ? AND key < ?)"
-            " - (SELECT count(*) FROM embedding JOIN orphan USING (photo_id) WHERE model_id = ?)",
+            "SELECT rows - (SELECT count(*) FROM tombstone WHERE key >= ? AND key < ?)"
+            " - (SELECT count(*) FROM orphan CROSS JOIN embedding"
+            "    ON embedding.photo_id = orphan.photo_id AND embedding.model_id = model.id)"
+            " FROM model WHERE id = ?",
             (*_key_range(model_id), model_id),
         )[0]
         return int(count)
 
     def tombstones(self, model_id: int) -> RowArray:
         """Rows whose photo is gone, ascending. No row is ever used again."""
-        first, end = _key_range(model_id)
         keys = self._all(
+            # CROSS JOIN: SQLite keeps this order; it would rather read through all embeddings.
             "SELECT key FROM tombstone WHERE key >= ? AND key < ?"
-            " UNION SELECT key FROM embedding JOIN orphan USING (photo_id) WHERE model_id = ?"
+            " UNION SELECT key FROM orphan CROSS JOIN embedding"
+            " ON embedding.photo_id = orphan.photo_id AND embedding.model_id = ?"
             " ORDER BY key",
-            (first, end, model_id),
+            (*_key_range(model_id), model_id),
         )
         return _rows_of(keys)
 
@@ -505,15 +512,19 @@ class Reader:
             yield rows, self._decode(blobs, dim)
             key = last + 1
 
-    def live_rows(self, model_id: int, first_row: int, end_row: int) -> RowArray:
-        """Rows of [first_row, end_row) that have a vector, ascending."""
-        start, _ = _key_range(model_id)
-        return _rows_of(
-            self._all(
-                "SELECT key FROM embedding WHERE key >= ? AND key < ? ORDER BY key",
-                (start + first_row, start + end_row),
+    def stored_rows(self, model_id: int) -> RowArray:
+        """Rows that have a vector, ascending."""
+        (rows,) = self._all("SELECT rows FROM model WHERE id = ?", (model_id,))[0]
+        # Rows are dense but for tombstones: the table, with its vectors, need not be read.
+        there = np.ones(rows, dtype=bool)
+        there[
+            _rows_of(
+                self._all(
+                    "SELECT key FROM tombstone WHERE key >= ? AND key < ?", _key_range(model_id)
+                )
             )
-        )
+        ] = False
+        return np.flatnonzero(there).astype(np.int64, copy=False)
 
     def _decode(self, blobs: list[bytes], dim: int) -> Float32Array:
         joined = b"".join(blobs)
@@ -531,11 +542,11 @@ class Reader:
 
     def _each(self, statement: str, parameters: Any = ()) -> Iterator[tuple[Any, ...]]:
         with translated(self.folder):
-            yield from self._connection.execute(statement, parameters)
+            yield from self.connection.execute(statement, parameters)
 
     def _all(self, statement: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         with translated(self.folder):
-            return self._connection.execute(statement, parameters).fetchall()
+            return self.connection.execute(statement, parameters).fetchall()
 
     def _one(self, statement: str, parameters: Any = ()) -> tuple[Any, ...] | None:
         found = self._all(statement, parameters)

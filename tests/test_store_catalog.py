@@ -1,0 +1,284 @@
+"""The writer: what a scan does to photos, files, vectors and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_kit import FACTS, FINGERPRINTS, Store, digest, entry, found, vector_of
+
+from clipsearch.errors import ModelError
+from clipsearch.records import Fingerprints
+from clipsearch.store.catalog import Catalog, Changes, Problem
+from clipsearch.store.reader import Reader
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.catalog.close()
+
+
+def counted(changes: Changes) -> dict[str, int]:
+    return {name: count for name, count in asdict(changes).items() if count}
+
+
+def rows_by_path(store: Store) -> dict[str, int | None]:
+    with Reader.open(store.folder) as reader:
+        rows = range(reader.models()[0].rows)
+        return {
+            path: row
+            for row, place in reader.places(store.model.id, rows).items()
+            for path in place.paths
+        }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ({}, {"a": "A", "b": "B"}, {"added": 2}),
+        ({}, {"a": "A", "b": "A"}, {"added": 1, "copied": 1}),
+        ({"a": "A"}, {"a": "A"}, {}),
+        ({"a": "A"}, {"a": "A", "b": "A"}, {"copied": 1}),
+        ({"a": "A"}, {"b": "A"}, {"moved": 1}),
+        ({"x/a": "A"}, {"y/a": "A"}, {"moved": 1}),
+        ({"a": "A"}, {"a": "N"}, {"changed": 1}),
+        ({"a": "A", "b": "B"}, {"b": "B"}, {"removed": 1}),
+        # cp b a; mv b a; two files swap names; three go round
+        ({"a": "A", "b": "B"}, {"a": "B", "b": "B"}, {"changed": 1}),
+        ({"a": "A", "b": "B"}, {"a": "B"}, {"moved": 1, "removed": 1}),
+        ({"a": "A", "b": "B"}, {"a": "B", "b": "A"}, {"moved": 2}),
+        ({"a": "A", "b": "B", "c": "C"}, {"a": "B", "b": "C", "c": "A"}, {"moved": 3}),
+        # mv a c, then a new photo called a
+        ({"a": "A"}, {"a": "N", "c": "A"}, {"moved": 1, "added": 1}),
+        # a copy whose original goes, in this scan and in a later one
+        ({"a": "A", "b": "A"}, {"b": "A"}, {"removed": 1}),
+        ({"a": "A"}, {"b": "A", "c": "A"}, {"moved": 1, "copied": 1}),
+        ({"a": "A", "b": "A"}, {"c": "A", "d": "A"}, {"moved": 2}),
+    ],
+)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_scan_tells_what_became_of_each_file(
+    store: Store,
+    before: dict[str, str],
+    after: dict[str, str],
+    expected: dict[str, int],
+    backwards: bool,
+) -> None:
+    store.scan(before)
+    if backwards:
+        after = dict(reversed(list(after.items())))
+
+    assert counted(store.scan(after)) == expected
+
+    assert rows_by_path(store).keys() == {f"/photos/{path}" for path in after}
+    assert counted(store.scan(after)) == {}
+
+
+def test_a_photo_keeps_its_row_and_vector_wherever_it_lies(store: Store) -> None:
+    store.scan({"a": "A", "b": "B"})
+    before = rows_by_path(store)
+    store.scan({"b": "A", "a": "B"})
+    after = rows_by_path(store)
+    assert after == {"/photos/a": before["/photos/b"], "/photos/b": before["/photos/a"]}
+    assert store.catalog.models()[0].rows == 2
+
+
+def test_a_file_that_becomes_unreadable_is_a_problem_and_comes_back(store: Store) -> None:
+    store.scan({"a": "A", "b": "B"})
+    assert counted(store.scan({"b": "B"}, unreadable=["a"])) == {"problems": 1}
+    assert counted(store.scan({"b": "B"}, unreadable=["a"])) == {}
+    with Reader.open(store.folder) as reader:
+        assert [(one.path, one.reason) for one in reader.problems()] == [("/photos/a", "truncated")]
+        assert reader.counts().photos == 1
+    assert counted(store.scan({"a": "A", "b": "B"})) == {"added": 1}
+    assert counted(store.scan({"b": "B"}, unreadable=["a"])) == {"problems": 1}
+    assert counted(store.scan({"b": "B"})) == {}
+    with Reader.open(store.folder) as reader:
+        assert list(reader.problems()) == []
+
+
+def test_a_touched_or_retagged_file_updates_its_facts_and_nothing_else(store: Store) -> None:
+    store.scan({"a": "A"})
+    scan = store.catalog.begin_scan()
+    tagged = replace(FACTS, camera="Canon", taken_at="2024-05-01T10:00:00")
+    retagged = entry(store.root.id, "a", "A", facts=tagged, embedded=False, mtime_ns=99)
+    assert counted(store.catalog.commit_batch(store.model.id, scan, [retagged])) == {"touched": 1}
+    with Reader.open(store.folder) as reader:
+        assert reader.places(store.model.id, [0])[0].facts == tagged
+    assert store.catalog.models()[0].rows == 1
+
+
+def test_the_same_photo_under_two_roots_is_one_photo(store: Store) -> None:
+    other = store.catalog.add_root("/disk", {})
+    store.scan({"a": "A"})
+    scan = store.catalog.begin_scan()
+    copy = entry(other.id, "a", "A", embedded=False)
+    assert counted(store.catalog.commit_batch(store.model.id, scan, [copy])) == {"copied": 1}
+    store.catalog.finish_scan(scan, {})
+    assert store.catalog.count_photos() == 1
+    assert store.catalog.remove_root(store.root.id) == 1
+    assert list(rows_by_path(store)) == ["/disk/a"]
+    store.catalog.remove_root(other.id)
+    assert store.catalog.count_photos() == 0
+
+
+def test_a_photo_that_moves_to_another_root_keeps_its_vector(store: Store) -> None:
+    store.scan({"a": "A"})
+    other = store.catalog.add_root("/disk", {})
+    scan = store.catalog.begin_scan()
+    gone = store.catalog.compare_folder(store.root.id, "", []).gone
+    total = store.catalog.remove_files(gone, scan)
+    with Reader.open(store.folder) as reader:  # hidden in between, not lost
+        assert reader.count_rows(store.model.id) == 0
+        assert reader.counts().photos == 0
+        assert reader.tombstones(store.model.id).tolist() == [0]
+    assert store.catalog.knows_digest(store.model.id, [digest("A")])[digest("A")].has_embedding
+    total += store.catalog.commit_batch(
+        store.model.id, scan, [entry(other.id, "a", "A", embedded=False)]
+    )
+    store.catalog.finish_scan(scan, {})
+    assert counted(total) == {"moved": 1}
+    assert rows_by_path(store) == {"/disk/a": 0}
+
+
+def test_a_move_seen_by_an_interrupted_scan_is_a_move_for_the_next(store: Store) -> None:
+    store.scan({"a": "A"})
+    scan = store.catalog.begin_scan()
+    store.catalog.commit_batch(store.model.id, scan, [entry(store.root.id, "a", "N", mtime_ns=5)])
+    # killed here: A lies nowhere, and is found at b by the next run
+    scan = store.catalog.begin_scan()
+    moved = entry(store.root.id, "b", "A", embedded=False)
+    assert counted(store.catalog.commit_batch(store.model.id, scan, [moved])) == {"moved": 1}
+    store.catalog.finish_scan(scan, {})
+    assert rows_by_path(store) == {"/photos/a": 1, "/photos/b": 0}
+
+
+def test_rows_are_never_used_twice(store: Store) -> None:
+    store.scan({"a": "A", "b": "B"})
+    store.scan({})
+    store.scan({"c": "C", "a": "A"})
+    assert sorted(row for row in rows_by_path(store).values() if row is not None) == [2, 3]
+    with Reader.open(store.folder) as reader:
+        assert reader.tombstones(store.model.id).tolist() == [0, 1]
+        assert reader.active_model() == replace(store.model, rows=4)
+
+
+def test_a_vector_is_kept_as_little_endian_float16(store: Store) -> None:
+    store.scan({"a": "A"})
+    with Reader.open(store.folder) as reader:
+        (blob,) = reader.connection.execute("SELECT vector FROM embedding").fetchone()
+        expected = vector_of("A").astype("<f2")
+        assert blob == expected.tobytes()
+        np.testing.assert_array_equal(reader.vectors(store.model.id, [0])[0], expected)
+
+
+@pytest.mark.parametrize("bad", [np.full(8, np.nan), np.zeros(8), np.ones(8), np.ones(7) / 7**0.5])
+def test_an_unusable_vector_costs_the_batch_and_nothing_else(store: Store, bad: object) -> None:
+    store.scan({"a": "A"})
+    scan = store.catalog.begin_scan()
+    broken = replace(entry(store.root.id, "c", "C"), vector=np.asarray(bad, dtype=np.float32))
+    with pytest.raises(ModelError):
+        store.catalog.commit_batch(store.model.id, scan, [entry(store.root.id, "b", "B"), broken])
+    assert list(rows_by_path(store)) == ["/photos/a"]
+    # the ledger was told nothing of the failed batch
+    again = store.catalog.commit_batch(store.model.id, scan, [entry(store.root.id, "b", "B")])
+    assert counted(again) == {"added": 1}
+
+
+def test_files_that_swapped_names_differ_in_their_inodes_alone(store: Store) -> None:
+    catalog = store.catalog
+    catalog.commit_batch(
+        store.model.id,
+        catalog.begin_scan(),
+        [entry(store.root.id, name, name, inode=i) for i, name in enumerate("abc", start=5)],
+    )
+
+    def read(**inodes: int) -> str:
+        files = [found(name, inode=inode) for name, inode in inodes.items()]
+        changes = catalog.compare_folder(store.root.id, "", files)
+        assert changes.unchanged == len(files) - len(changes.to_read)
+        return "".join(file.relative_path for file in changes.to_read)
+
+    assert read(a=5, b=6, c=7) == ""
+    assert read(a=6, b=5, c=7) == "ab"
+    assert read(a=5, b=6, c=99) == "c"
+    # a disk that numbers its files anew at each mount, or does not number them
+    assert read(a=101, b=102, c=103) == ""
+    assert read(a=0, b=0, c=0) == ""
+
+
+def test_names_that_are_not_utf8_and_huge_inodes_come_back_as_they_were(store: Store) -> None:
+    name = 'caf\udce9/[odd] "name"\n.jpg'
+    catalog = store.catalog
+    scan = catalog.begin_scan()
+    file = found(name, inode=2**64 - 3)
+    odd = replace(entry(store.root.id, name, "A"), file=file)
+    catalog.commit_batch(
+        store.model.id, scan, [odd], [Problem(store.root.id, found("\udcff"), "bad", True)]
+    )
+    assert list(catalog.folders_of(store.root.id)) == ["", "caf\udce9"]
+    assert list(rows_by_path(store)) == [f"/photos/{name}"]
+    assert catalog.compare_folder(store.root.id, "caf\udce9", [file]).unchanged == 1
+    assert catalog.compare_folder(store.root.id, "", [found("\udcff")]).known_problems == 1
+    with Reader.open(store.folder) as reader:
+        assert reader.row_of_path(store.model.id, f"/photos/{name}") == 0
+
+
+def test_folders_of_a_large_root_come_in_pages(store: Store) -> None:
+    entries = [entry(store.root.id, f"{n:04}/a", "A", embedded=n == 0) for n in range(2345)]
+    store.catalog.commit_batch(store.model.id, store.catalog.begin_scan(), entries)
+    folders = list(store.catalog.folders_of(store.root.id))
+    assert folders == [f"{n:04}" for n in range(2345)]
+
+
+def test_models_live_side_by_side_until_the_new_one_is_complete(store: Store) -> None:
+    catalog = store.catalog
+    store.scan({"a": "A", "b": "B", "c": "C"})
+    second = catalog.add_model("other", Fingerprints("c" * 32, "d" * 32), 4)
+    assert not second.active
+    assert catalog.count_missing(second.id) == 3
+    page = catalog.photos_missing(second.id, 2)
+    assert [photo.paths for photo in page] == [["/photos/a"], ["/photos/b"]]
+    catalog.commit_embeddings(second.id, [(p.photo_id, vector_of("x", 4)) for p in page])
+    rest = catalog.photos_missing(second.id, 2, page[-1].photo_id)
+    assert [photo.digest for photo in rest] == [digest("C")]
+    assert catalog.compact().dropped == []  # an unfinished switch stays
+    catalog.commit_embeddings(
+        second.id, [(rest[0].photo_id, vector_of("x", 4)), (999, vector_of("x", 4))]
+    )
+    catalog.activate(second.id)
+    assert [model.active for model in catalog.models()] == [False, True]
+    report = catalog.compact()
+    assert [model.name for model in report.dropped] == ["tiny"]
+    assert [model.name for model in catalog.models()] == ["other"]
+    with Reader.open(store.folder) as reader:
+        assert reader.count_rows(second.id) == 3
+        assert reader.connection.execute("SELECT count(*) FROM tombstone").fetchone() == (0,)
+
+
+def test_a_model_with_a_new_text_tower_keeps_its_vectors(store: Store) -> None:
+    store.scan({"a": "A"})
+    tuned = store.catalog.add_model("tuned", Fingerprints(FINGERPRINTS.image, "e" * 32), 8)
+    assert (tuned.id, tuned.rows, tuned.active) == (store.model.id, 1, True)
+    assert (tuned.name, tuned.text_fingerprint) == ("tuned", "e" * 32)
+    with pytest.raises(ModelError):
+        store.catalog.add_model("odd", FINGERPRINTS, 9)
+
+
+def test_settings_roots_and_their_state_are_kept(tmp_path: Path) -> None:
+    with Catalog.open(tmp_path) as catalog:
+        catalog.put_setting("colour", "red")
+        catalog.put_setting("colour", "blue")
+        first = catalog.add_root("/caf\udce9", {"exclude": ["*.png"]})
+        catalog.add_root("/caf\udce9", {"exclude": []})
+        catalog.set_root_available(first.id, False)
+    with Catalog.open(tmp_path) as catalog, Reader.open(tmp_path) as reader:
+        assert catalog.get_setting("colour") == reader.get_setting("colour") == "blue"
+        assert catalog.roots() == reader.roots()
+        (root,) = catalog.roots()
+        assert (root.path, root.options, root.available) == ("/caf\udce9", {"exclude": []}, False)
