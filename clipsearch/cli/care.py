@@ -68,16 +68,19 @@ def check(
 ) -> None:
     """Verify the database, the vectors, the search index and the photos' places.
 
-    Ends with status 0 when all is well or was mended, 1 when something was found.
+    Ends with status 0 when the library is sound or was mended, 1 when it is damaged. Photos that
+    are no longer where they were are no damage: the next `index` finds out where they went.
     """
     with settings.open_library() as library:
         findings = library.check(repair=repair, wait=wait)
     for finding in findings:
-        write(f"{finding}\n")
-    if not findings:
-        note("all is well")
-    elif not repair:
-        note("hint: `clipsearch check --repair` mends what can be mended")
+        write(f"{finding.message}\n")
+        if finding.hint is not None:
+            note(f"hint: {finding.hint}")
+    damage = [finding for finding in findings if finding.is_damage]
+    if not damage:
+        note("the library is sound")
+    elif not repair or not all(finding.repairable for finding in damage):
         raise typer.Exit(1)
 
 

@@ -33,6 +33,7 @@ from clipsearch.library.reports import (
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
     from clipsearch.store.catalog import Catalog
+    from clipsearch.store.check import Finding
     from clipsearch.store.reader import Model
 
 __all__ = [
@@ -357,8 +358,8 @@ class Library:
         with Reader.open(self.folder) as reader:
             return [(problem.path, problem.reason) for problem in reader.problems(all=all)]
 
-    def check(self, *, repair: bool = False, wait: bool = False) -> list[str]:
-        """What is wrong with the library, one line each; nothing is changed without `repair`.
+    def check(self, *, repair: bool = False, wait: bool = False) -> list[Finding]:
+        """What is wrong with the library, and with `repair` what was done about it.
 
         Raises:
             NoLibrary, LibraryInTheWay: with `repair`, LibraryLocked while another writes.
@@ -367,9 +368,9 @@ class Library:
         from clipsearch.store.lock import writer_lock
 
         if not repair:
-            return [str(finding) for finding in check.check(self.folder)]
+            return check.check(self.folder)
         with writer_lock(self.folder, wait=wait):
-            return [str(finding) for finding in check.repair(self.folder)]
+            return check.repair(self.folder)
 
     def remove(self, paths: Sequence[StrPath], *, wait: bool = False) -> tuple[int, int]:
         """Forget folders or photos; nothing on the disk is touched.
