@@ -22,7 +22,7 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"numpy", "PIL"},
         {
             *("torch", "torchvision", "open_clip", "timm", "openvino", "safetensors", "ftfy"),
-            *("huggingface_hub", "platformdirs", "transformers"),
+            *("huggingface_hub", "platformdirs", "transformers", "regex"),
         },
     ),
     "store": (set(), {"numpy"}, {"sqlalchemy", "faiss"}),

@@ -8,17 +8,20 @@ preprocessing, and for models of the `transformers` package their tokenizer and 
 from __future__ import annotations
 
 import json
-import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipsearch.errors import ModelError
+from clipsearch.errors import ModelError, StorageError
 from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME
 from clipsearch.models.runtimes.torch_towers import NEEDS_TRANSFORMERS
 from clipsearch.models.torchvision_shim import import_open_clip
+
+# How open_clip words a download that failed, in RuntimeErrors of its own.
+_FAILED_DOWNLOAD = re.compile("download|from HF Hub|HTTP Error|urlopen")
 
 
 def fetch(target: str, folder: Path) -> None:
@@ -31,8 +34,12 @@ def fetch(target: str, folder: Path) -> None:
         OSError: it cannot be fetched.
         ModelError: it needs an extra, or open_clip cannot build it.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     open_clip = import_open_clip()
+    with _hub():
+        _fetch(open_clip, target, folder)
+
+
+def _fetch(open_clip: Any, target: str, folder: Path) -> None:
     if target.startswith("hf-hub:"):
         _fetch_hub(open_clip, target, folder)
         return
@@ -45,19 +52,17 @@ def fetch(target: str, folder: Path) -> None:
     # and its vectors are wrong.
     config["quick_gelu"] = bool(details.get("quick_gelu") or config.get("quick_gelu", False))
     _check_extra(target, config)
-    with _network():
-        model = open_clip.create_model(
-            arch, pretrained=tag, force_quick_gelu=config["quick_gelu"], require_pretrained=True
-        )
-        _save(open_clip, model, config, folder, tokenizer_of=arch)
+    model = open_clip.create_model(
+        arch, pretrained=tag, force_quick_gelu=config["quick_gelu"], require_pretrained=True
+    )
+    _save(open_clip, model, config, folder, tokenizer_of=arch)
 
 
 def _fetch_hub(open_clip: Any, target: str, folder: Path) -> None:
-    with _network():
-        config = open_clip.get_model_config(target)
-        _check_extra(target, config)
-        model = open_clip.create_model(target, require_pretrained=True)
-        _save(open_clip, model, config, folder, tokenizer_of=target)
+    config = open_clip.get_model_config(target)
+    _check_extra(target, config)
+    model = open_clip.create_model(target, require_pretrained=True)
+    _save(open_clip, model, config, folder, tokenizer_of=target)
 
 
 def convert_pickled(source: Path, folder: Path) -> None:
@@ -67,8 +72,10 @@ def convert_pickled(source: Path, folder: Path) -> None:
         ModelError: open_clip cannot load them.
     """
     open_clip = import_open_clip()
-    with _network():
+    try:
         model = open_clip.create_model(f"local-dir:{source}", require_pretrained=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(f"open_clip cannot load {source}: {error}") from error
     _save_weights(model, folder / WEIGHTS_NAME)
 
 
@@ -99,24 +106,58 @@ def _save(
 
 
 def _save_weights(model: Any, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its own wrapping of a full disk
+        raise StorageError(f"{path} cannot be written: {error}") from error
 
 
 @contextmanager
-def _network() -> Iterator[None]:
-    """Turn what hub clients raise into OSError, and what open_clip raises into ModelError."""
+def _hub() -> Iterator[None]:
+    """Reach the hub, or take what its cache on this machine holds where it cannot be reached.
+
+    Hub clients try again for a minute before they give up, file by file; one look at the
+    connection tells the same at once.
+
+    Raises:
+        OSError: the hub cannot be reached and the cache lacks a file, or the hub refuses.
+        ModelError: open_clip cannot build the model.
+    """
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
+    reachable = _reachable(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY
+    constants.HF_HUB_OFFLINE = before[0] or not reachable
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except HfHubHTTPError as error:
-        raise OSError(str(error)) from error
-    except RuntimeError as error:
-        if "download" in str(error) or "from HF Hub" in str(error):
-            raise OSError(str(error)) from error
+    except (HfHubHTTPError, FileNotFoundError, RuntimeError) as error:
+        if not isinstance(error, RuntimeError) or _FAILED_DOWNLOAD.search(str(error)):
+            reason = str(error) if reachable else f"{constants.ENDPOINT} cannot be reached"
+            raise OSError(reason) from error
         raise ModelError(f"open_clip cannot make this model: {error}") from error
+    finally:
+        constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY = before
+
+
+def _reachable(endpoint: str) -> bool:
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    if getproxies():  # the proxy knows, not this machine
+        return True
+    address = urlsplit(endpoint)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=10).close()
+    except OSError:
+        return False
+    return True

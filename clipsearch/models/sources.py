@@ -134,7 +134,8 @@ def _unavailable(name: str, place: Path) -> ModelUnavailable:
 
 
 def _import_name(name: str) -> str:
-    return _folder_name(name)
+    """Under what name an import stands in for a pull."""
+    return _folder_name(BY_NAME[name].model if name in BY_NAME else name)
 
 
 def _unknown(name: str) -> ModelError:
