@@ -1,0 +1,43 @@
+"""The families of scenes, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from renderer import night, trees, wild
+from renderer.core import Array, Stage
+
+Scene = Callable[[Stage], Array]
+
+SCENES: dict[str, Scene] = {
+    "ocean": wild.ocean,
+    "mountains": wild.mountains,
+    "dunes": wild.dunes,
+    "hills": wild.hills,
+    "grain": wild.grain,
+    "tulips": wild.tulips,
+    "lake": wild.lake,
+    "volcano": wild.volcano,
+    "waterfall": wild.waterfall,
+    "underwater": wild.underwater,
+    "forest": trees.forest,
+    "lone_tree": trees.lone_tree,
+    "beach": trees.beach,
+    "snowfield": trees.snowfield,
+    "starry": night.starry,
+    "moonlit_sea": night.moonlit_sea,
+    "aurora": night.aurora,
+    "lightning": night.lightning,
+    "fireworks": night.fireworks,
+    "campfire": night.campfire,
+}
+
+OFTEN = {"ocean": 1.6, "forest": 1.6, "beach": 1.3}  # families with many kinds in them
+
+
+def weights(families: Sequence[str]) -> np.ndarray:
+    """How often each family is drawn, summing to 1."""
+    plain = np.array([OFTEN.get(family, 1.0) for family in families])
+    return np.asarray(plain / plain.sum())
