@@ -216,10 +216,9 @@ def main() -> int:
     # Every batch is committed at once, so that kills fall between many commits.
     indexing.COMMIT_SECONDS = 0.0
     # Imported before the forks, so that a run is mostly its work.
-    import openvino
-    import sqlalchemy
+    import openvino  # noqa: F401
+    import sqlalchemy  # noqa: F401
 
-    assert openvino and sqlalchemy
     models = ["pocket", str(Path(options.other_model).resolve())]
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "photos"

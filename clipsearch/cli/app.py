@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipsearch.cli import care, evaluate, finetune, index, models, query
+from clipsearch.cli import care, index, models, query
 from clipsearch.cli.output import error_line
 from clipsearch.cli.settings import hoist, settings
 from clipsearch.errors import ClipsearchError
@@ -31,8 +31,6 @@ app = typer.Typer(
 
 app.command("index", epilog=index.EXAMPLES)(index.index)
 app.command("query", epilog=query.EXAMPLES)(query.query)
-app.command("finetune")(finetune.finetune)
-app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("status")(care.status)
 app.command("problems")(care.problems)
@@ -103,11 +101,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
         sys.stdout.flush()
+        if status == 130:  # newer versions of Typer turn an interruption into this themselves
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except BrokenPipeError:
         return _after_closed_pipe()
     except (KeyboardInterrupt, typer.Abort):
-        error_line("interrupted")
+        error_line("interrupted", "what was done so far is kept; the same command goes on there")
         return 130
     except _CommandLineError as error:
         return _wrong_usage(error)

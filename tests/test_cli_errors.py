@@ -1,0 +1,207 @@
+"""What goes wrong is one clear message with the right exit status, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from conftest import Cli, draw_photo
+
+from clipsearch.cli.app import run
+
+
+def library_of(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "library"
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "words"),
+    [
+        ("query sea -k 0", 2, "at least one hit"),
+        ("query sea -k many", 2, "integer"),
+        ("query", 2, "nothing to look for"),
+        ("query sea --after yesterday", 2, "not a date"),
+        ("query sea --format picture", 2, "picture"),
+        ("query sea --in /nowhere", 2, "no photo there"),
+        ("query --image /nowhere.jpg", 1, "no longer there"),
+        ("query snow:0", 2, "weight"),
+        ("no-such-command", 2, "no-such-command"),
+        ("index /nowhere", 1, "there is no folder"),
+        ("index --model no-such-model", 1, "no-such-model"),
+        ("index --model default", 4, "not on this machine"),
+        ("index --threads 0", 2, "threads"),
+        ("index --device quantum", 1, "quantum"),
+        ("remove /nowhere", 1, "knows nothing"),
+        ("models remove pocket", 1, "pocket"),
+        ("models export nothing /tmp/nothing", 1, "nothing"),
+    ],
+)
+def test_a_mistake_is_one_message_and_its_exit_status(
+    capsys: pytest.CaptureFixture[str],
+    photo_folder: Path,
+    line: str,
+    status: int,
+    words: str,
+) -> None:
+    assert run(["index", str(photo_folder), "-q"]) == 0
+    capsys.readouterr()
+    assert run(line.split()) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_without_a_library_the_message_says_how_to_make_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in (["query", "sea"], ["status"], ["check"], ["problems"], ["compact"]):
+        assert run(command) == 1
+        err = capsys.readouterr().err
+        assert "there is no library yet" in err
+        assert "clipsearch index" in err
+
+
+def png_of_size(path: Path, width: int, height: int) -> None:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    )
+
+
+def test_bad_files_are_named_with_their_reasons_and_cost_nothing_else(
+    cli: Cli, photo_folder: Path
+) -> None:
+    (photo_folder / "empty.jpg").touch()
+    (photo_folder / "words.jpg").write_text("these are words")
+    png_of_size(photo_folder / "huge.png", 65_000, 65_000)
+    whole = (photo_folder / "photo00.jpg").read_bytes()
+    (photo_folder / "short.jpg").write_bytes(whole[: len(whole) // 2])
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(photo_folder / "pipe.jpg")
+    result = cli("index", photo_folder)
+    assert "12 added" in result.stderr
+    assert "skipped 4 files" in result.stderr
+    reasons = dict(line.split("\t") for line in cli("problems").stdout.splitlines())
+    reasons = {Path(path).name: reason for path, reason in reasons.items()}
+    assert set(reasons) == {"empty.jpg", "words.jpg", "huge.png", "short.jpg"}
+    assert "empty" in reasons["empty.jpg"]
+    assert "no picture" in reasons["words.jpg"]
+    assert "megapixels" in reasons["huge.png"]
+    assert "cut short" in reasons["short.jpg"]
+
+
+def test_a_library_of_a_newer_version_is_left_alone(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    cli("index", photo_folder)
+    catalog = library_of(tmp_path) / "catalog.sqlite"
+    with sqlite3.connect(catalog) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    before = catalog.read_bytes()
+    for command in (["query", "sea"], ["index"], ["check", "--repair"], ["status"]):
+        result = cli(*command, check=3)
+        assert "newer" in result.stderr
+    assert catalog.read_bytes() == before
+
+
+def test_a_damaged_catalogue_is_said_to_be_so(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    cli("index", photo_folder)
+    (library_of(tmp_path) / "catalog.sqlite").write_bytes(b"no database" * 1000)
+    for command in (["query", "sea"], ["index"], ["status"]):
+        assert "damaged" in cli(*command, check=3).stderr
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    cli("index", photo_folder)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom clipsearch.store.lock import writer_lock\n"
+        f"with writer_lock(Path({str(library_of(tmp_path))!r})):\n"
+        "    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        refused = cli("index", check=3)
+        assert f"pid {holder.pid}" in refused.stderr
+        assert "--wait" in refused.stderr
+        assert len(cli("query", "sea").stdout.splitlines()) == 10  # readers never wait
+        holder.stdin.close()
+        holder.wait()
+    cli("index", "--wait")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+def test_a_full_disk_loses_nothing(cli: Cli, photo_folder: Path) -> None:
+    cli("index", photo_folder)
+    for seed in range(100, 140):
+        draw_photo(photo_folder / "more" / f"{seed}.jpg", seed)
+    # A limit on the size of any file written stands in for a full disk: the same write fails.
+    script = (
+        "import resource, signal\nfrom clipsearch.cli.app import run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+        "raise SystemExit(run(['index']))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "full" in result.stderr or "disk" in result.stderr
+    assert "Traceback" not in result.stderr
+    cli("check")
+    assert "40 added" in cli("index").stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_one_message(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    assert "cannot list" in cli("index", folder, check=1).stderr
+
+
+def test_a_library_that_lost_its_model_says_so(
+    cli: Cli, photo_folder: Path, other_model: Path
+) -> None:
+    cli("index", photo_folder, "--model", other_model)
+    shutil.rmtree(other_model)
+    result = cli("query", "sea", check=1)
+    assert str(other_model) in result.stderr
+
+
+def test_a_closed_pipe_is_a_quiet_success(photo_folder: Path, cli: Cli) -> None:
+    cli("index", photo_folder)
+    command = f"{sys.executable} -m clipsearch query sea --format json"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -c 1"], capture_output=True, text=True
+    )
+    assert result.stderr == ""
+    assert result.returncode == 0
+
+
+def test_an_interruption_ends_with_130(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipsearch.library import Library
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Library, "index", interrupted)
+    assert run(["index", str(photo_folder)]) == 130
+    assert "interrupted" in capsys.readouterr().err
