@@ -16,6 +16,24 @@ from PIL import Image, ImageDraw
 ALBUM = Path(__file__).resolve().parent.parent / "data" / "album"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--photos",
+        default=os.environ.get("CLIPSEARCH_TEST_PHOTOS"),
+        help="folder of real photos in tars (else CLIPSEARCH_TEST_PHOTOS); without it the tests "
+        "that want them are skipped and say so",
+    )
+
+
+@pytest.fixture(scope="session")
+def real_photos(request: pytest.FixtureRequest) -> Path:
+    """The folder of real photos in tars."""
+    given = request.config.getoption("--photos")
+    if given is None:
+        pytest.skip("needs real photos: pytest --photos DIR")
+    return Path(given).resolve()
+
+
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, models or libraries of whoever runs it."""
