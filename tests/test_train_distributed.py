@@ -30,8 +30,8 @@ base, pairs, out = map(Path, sys.argv[2:5])
 torch.distributed.init_process_group("gloo")
 rank = int(os.environ["RANK"])
 save_file(gradients(base, rank, 2), f"{out}/{rank}.safetensors")
-torch.distributed.destroy_process_group()
 print("report" if run(pairs, base, out / "run") else "silent")
+torch.distributed.destroy_process_group()
 """
 
 

@@ -310,6 +310,9 @@ def _process_group(device: str) -> Iterator[bool]:
     """Under torchrun, join the other processes; true in the one that reports."""
     import torch
 
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        yield torch.distributed.get_rank() == 0  # the caller's own group
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
