@@ -79,6 +79,10 @@ def global_options(
     settings.device = device
     settings.precision = precision
     settings.threads = threads
+    if threads is not None:
+        # Read once, when numpy and its kind are imported, which is later than this.
+        for library_name in ("OMP", "OPENBLAS", "MKL"):
+            os.environ[f"{library_name}_NUM_THREADS"] = str(threads)
     settings.verbose = verbose
     settings.quiet = quiet
     settings.debug = debug
