@@ -276,7 +276,9 @@ def _from_json_lines(path: Path, base: Path, left_out: list[LeftOut]) -> Iterato
             try:
                 record = json.loads(text)
             except ValueError as error:
-                raise TrainingDataError(f"{place} is not JSON: {error}") from error
+                raise TrainingDataError(
+                    f"{place} is not JSON: {error}", hint=HOW_TO_MAKE_PAIRS
+                ) from error
             if not isinstance(record, dict):
                 raise TrainingDataError(f"{place} is no JSON object", hint=HOW_TO_MAKE_PAIRS)
             names = [name for name in PHOTO_COLUMNS if isinstance(record.get(name), str)]
