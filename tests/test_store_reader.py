@@ -1,0 +1,312 @@
+"""Readers: one snapshot each, filters, places, and folders that may not be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_kit import FACTS, Store, delete_rows, digest, entry, fill, unit, vector_of
+
+from clipsearch.records import PhotoFacts
+from clipsearch.store.reader import FILTERS, Filter, Reader, decode_vectors
+from clipsearch.store.text_cache import TextCache
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.catalog.close()
+
+
+def test_a_reader_sees_one_moment_while_a_writer_goes_on(store: Store) -> None:
+    store.scan({"a": "A", "b": "B"})
+    with Reader.open(store.folder) as before:
+        store.scan({"b": "B", "c": "C"})
+        with Reader.open(store.folder) as after:
+            assert before.counts().photos == after.counts().photos == 2
+            assert before.rows_of_digest(store.model.id, digest("A")).tolist() == [0]
+            assert after.rows_of_digest(store.model.id, digest("A")).tolist() == []
+            assert before.tombstones(store.model.id).tolist() == []
+            assert after.tombstones(store.model.id).tolist() == [0]
+            assert before.active_model().rows == 2  # type: ignore[union-attr]
+            assert after.active_model().rows == 3  # type: ignore[union-attr]
+            np.testing.assert_array_equal(
+                before.vectors(store.model.id, [0])[0], vector_of("A").astype(np.float16)
+            )
+
+
+def test_a_reader_does_not_wait_for_an_open_transaction(store: Store) -> None:
+    store.scan({"a": "A"})
+    with store.catalog._transaction() as connection:
+        connection.exec_driver_sql("DELETE FROM file")
+        with Reader.open(store.folder) as reader:
+            assert reader.counts().files == 1
+
+
+def test_reading_loads_neither_sqlalchemy_nor_faiss_and_changes_nothing(store: Store) -> None:
+    store.scan({"a": "A"})
+    store.catalog.close()
+    script = """
+import sys
+from pathlib import Path
+import numpy as np
+from clipsearch.store import ann
+from clipsearch.store.reader import Filter, Reader
+folder = Path(sys.argv[1])
+with Reader.open(folder) as reader:
+    model = reader.active_model()
+    index, notice = ann.open_index(folder, model)
+    rows = reader.rows_matching(model.id, [Filter("folder", "/photos")])
+    found = ann.nearest(reader, index, model, np.ones((1, 8), "f4"), 5, allowed=rows)
+    assert found.rows[0].tolist() == [0, -1, -1, -1, -1]
+    try:
+        reader.connection.execute("DELETE FROM file")
+    except Exception as error:
+        assert "readonly" in str(error)
+    else:
+        raise AssertionError
+assert not {"sqlalchemy", "faiss", "torch"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script, str(store.folder)], check=True)
+
+
+def test_filters_go_by_whole_folders_dates_and_cameras(store: Store) -> None:
+    taken = {
+        "2024/a": ("2024-01-01T00:00:00", "Canon EOS R5"),
+        "2024/06/b": ("2024-06-15T12:00:00", "NIKON Z 6"),
+        "2024-best/c": ("2024-12-31T23:59:59", "Canon PowerShot"),
+        "d": (None, None),
+    }
+    entries = [
+        entry(
+            store.root.id,
+            path,
+            path,
+            facts=PhotoFacts(1, 1, "JPEG", taken_at=moment, camera=camera),
+        )
+        for path, (moment, camera) in taken.items()
+    ]
+    store.catalog.commit_batch(store.model.id, store.catalog.begin_scan(), entries)
+    with Reader.open(store.folder) as reader:
+
+        def passing(*filters: Filter) -> str:
+            rows = reader.rows_matching(store.model.id, filters)
+            assert rows is not None
+            return "".join("abcd"[row] for row in rows)
+
+        assert reader.rows_matching(store.model.id, []) is None
+        assert passing(Filter("folder", "/photos/2024")) == "ab"
+        assert passing(Filter("folder", "/photos/2024/")) == "ab"
+        assert passing(Filter("folder", "/photos/2024/06")) == "b"
+        assert passing(Filter("folder", "/photos")) == passing(Filter("folder", "/")) == "abcd"
+        assert passing(Filter("folder", "/Photos")) == passing(Filter("folder", "/photo")) == ""
+        assert passing(Filter("folder", "/photos/20_4")) == ""
+        assert (
+            passing(Filter("folder", "/photos/2024/06"), Filter("folder", "/photos/2024-best"))
+            == "bc"
+        )
+        assert passing(Filter("after", "2024-06-15")) == "bc"
+        assert passing(Filter("before", "2024-06-15T12:00:00")) == "a"
+        assert passing(Filter("after", "2024-02"), Filter("before", "2024-12")) == "b"
+        assert passing(Filter("camera", "canon")) == "ac"
+        assert passing(Filter("camera", "canon"), Filter("folder", "/photos/2024")) == "a"
+        assert passing(Filter("camera", "'; DROP TABLE photo; --")) == ""
+    assert Filter("folder", "/x").phrase == "in /x"
+    assert set(FILTERS) == {"folder", "after", "before", "camera"}
+
+
+@given(
+    folders=st.lists(
+        st.lists(st.sampled_from(["a", "a0", "a-", "A", "é", "%", "_"]), max_size=3),
+        min_size=1,
+        max_size=6,
+    ),
+    asked=st.lists(st.sampled_from(["a", "a0", "a-", "A", "é", "%", "_"]), max_size=3),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_folder_filter_is_a_prefix_of_path_components(
+    folders: list[list[str]], asked: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Store(Path(temporary))
+        paths = ["/".join([*parts, f"{n}.jpg"]) for n, parts in enumerate(folders)]
+        store.catalog.commit_batch(
+            store.model.id,
+            store.catalog.begin_scan(),
+            [entry(store.root.id, path, path) for path in paths],
+        )
+        store.catalog.close()
+        with Reader.open(store.folder) as reader:
+            rows = reader.rows_matching(
+                store.model.id, [Filter("folder", "/".join(["/photos", *asked]))]
+            )
+            assert rows is not None
+            expected = [n for n, parts in enumerate(folders) if parts[: len(asked)] == asked]
+            assert rows.tolist() == expected
+
+
+def test_vectors_come_in_the_order_asked_for_and_in_blocks(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    vectors = unit(generator.standard_normal((1000, 16), dtype=np.float32))
+    model = fill(tmp_path, vectors)
+    gone = [0, 3, 4, 500, 999]
+    delete_rows(tmp_path, gone)
+    alive = np.setdiff1d(np.arange(1000), gone)
+    stored = vectors.astype(np.float16).astype(np.float32)
+    with Reader.open(tmp_path) as reader:
+        wanted = generator.permutation(alive)[:50]
+        wanted = np.concatenate([wanted, wanted[:3]])
+        np.testing.assert_array_equal(reader.vectors(model.id, wanted), stored[wanted])
+        assert reader.vectors(model.id, []).shape == (0, 16)
+        with pytest.raises(KeyError):
+            reader.vectors(model.id, [1, 3])
+        for first, end in ((0, None), (2, 600), (997, None), (999, None)):
+            blocks = list(reader.vector_blocks(model.id, first, end, block=64))
+            rows = np.concatenate([rows for rows, _ in blocks] or [np.empty(0, np.int64)])
+            np.testing.assert_array_equal(
+                rows, alive[(alive >= first) & (alive < (1000 if end is None else end))]
+            )
+            for rows, block in blocks:
+                np.testing.assert_array_equal(block, stored[rows])
+        np.testing.assert_array_equal(reader.stored_rows(model.id), alive)
+        assert reader.count_rows(model.id) == len(alive)
+        assert 3 not in reader.places(model.id, [3, 5])
+
+
+def test_decoding_is_exact_for_every_finite_half() -> None:
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    np.testing.assert_array_equal(
+        decode_vectors(halves.astype("<f2").tobytes(), 1)[:, 0], halves.astype(np.float32)
+    )
+
+
+def test_absent_roots_are_said_to_be_absent_and_lose_nothing(store: Store) -> None:
+    disk = store.catalog.add_root("/disk", {})
+    scan = store.catalog.begin_scan()
+    store.catalog.commit_batch(
+        store.model.id, scan, [entry(disk.id, "a", "A"), entry(store.root.id, "z", "A")]
+    )
+    store.catalog.set_root_available(disk.id, False)
+    with Reader.open(store.folder) as reader:
+        place = reader.places(store.model.id, [0])[0]
+        assert place.paths == ["/photos/z", "/disk/a"]
+        assert place.available
+        assert place.facts == FACTS
+        assert [root.available for root in reader.roots()] == [True, False]
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from clipsearch.errors import ClipsearchError
+from clipsearch.store.reader import Reader
+if os.geteuid() == 0:  # rights do not bind root
+    os.seteuid(65534)
+try:
+    with Reader.open(Path(sys.argv[1])) as reader:
+        print(reader.counts().photos)
+except ClipsearchError as error:
+    print(error)
+"""
+
+
+def read_without_rights(folder: Path) -> str:
+    """What a process that may not write to `folder` reads there."""
+    folder.chmod(0o555)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, str(folder)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent.parent,
+        )
+    finally:
+        folder.chmod(0o755)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder below /tmp that other users may enter, which pytest's own may not be."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of folders work otherwise there")
+def test_a_library_in_a_read_only_folder_can_be_read(open_folder: Path) -> None:
+    store = Store(open_folder)
+    store.scan({"a": "A"})
+    store.catalog.close()
+    assert sorted(path.name for path in open_folder.iterdir()) == ["catalog.sqlite"]
+    assert read_without_rights(open_folder) == "1"
+    assert sorted(path.name for path in open_folder.iterdir()) == ["catalog.sqlite"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of folders work otherwise there")
+def test_a_log_that_cannot_be_read_is_not_passed_over(open_folder: Path) -> None:
+    store = Store(open_folder)
+    store.scan({"a": "A"})
+    # as after a crash: a log with batches, and no index of it
+    copy = open_folder / "copy"
+    copy.mkdir()
+    for name in ("catalog.sqlite", "catalog.sqlite-wal"):
+        shutil.copy(open_folder / name, copy / name)
+    store.catalog.close()
+    told = read_without_rights(copy)
+    assert "catalog.sqlite-wal" in told
+    with Reader.open(copy) as reader:  # with the rights to make it
+        assert reader.counts().photos == 1
+
+
+def test_text_vectors_are_cached_by_fingerprint_and_the_oldest_go(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path, kept=3)
+    assert cache.get("f", "snow") is None
+    assert cache.vectors("f", 10).shape == (0, 0)
+    for text in ("snow", "sea", "sun"):
+        cache.put("f", text, vector_of(text))
+    found = cache.get("f", "snow")
+    assert found is not None
+    np.testing.assert_array_equal(found, vector_of("snow"))
+    assert cache.get("g", "snow") is None
+    cache.put("f", "boat", vector_of("boat"))
+    assert cache.get("f", "sea") is None  # used least recently
+    assert cache.get("f", "snow") is not None
+    assert cache.vectors("f", 2).shape == (2, 8)
+    cache.put("f", "\udcff", vector_of("boat"))  # not text at all: not kept, no error
+    assert cache.get("f", "\udcff") is None
+
+
+def test_a_text_cache_that_does_not_work_is_no_error(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path / "nowhere")
+    cache.put("f", "snow", vector_of("snow"))
+    assert cache.get("f", "snow") is None
+    cache = TextCache(tmp_path)
+    path = tmp_path / "cache" / "texts.sqlite"
+    path.parent.mkdir()
+    path.write_bytes(b"no database" * 1000)
+    assert cache.get("f", "snow") is None
+    cache.put("f", "snow", vector_of("snow"))  # throws the damaged one away
+    cache.put("f", "snow", vector_of("snow"))
+    assert cache.get("f", "snow") is not None
+    with sqlite3.connect(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        cache.put("f", "sea", vector_of("sea"))
+        other.rollback()
+    other.close()
+    assert cache.get("f", "sea") is None
