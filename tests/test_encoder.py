@@ -125,6 +125,11 @@ def test_a_picture_has_the_same_vector_in_any_batch(encoder: LocalEncoder):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_vectors_that_overflowed_are_refused():
+    with pytest.raises(ModelError, match="no numbers"):
+        unit_rows(np.array([[1, 2], [np.inf, 0]], np.float32))
+
+
 def test_nothing_gives_no_rows(encoder: LocalEncoder):
     assert encoder.texts([]).shape == (0, encoder.dim)
     assert encoder.images(blotches(encoder.preprocess.size, 0)).shape == (0, encoder.dim)
@@ -374,3 +379,63 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(pocket: Path, t
     path.write_text(json.dumps(content))
     with pytest.raises(ModelError, match="missing"):
         load_encoder(folder, cache_folder=tmp_path / "cache").texts(["a dog"])
+
+
+@pytest.mark.parametrize("tower", ["open_clip's", "transformers'"])
+def test_words_of_a_transformers_tokenizer_equal_open_clips(tower: str, tmp_path: Path):
+    pytest.importorskip("transformers", reason="needs clipsearch[multilingual]")
+    folder = tmp_path / "multilingual"
+    text = SIGLIP_TEXT
+    if tower == "transformers'":
+        from transformers import XLMRobertaConfig
+
+        XLMRobertaConfig(
+            vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=40, pad_token_id=0,
+        ).save_pretrained(folder)  # fmt: skip
+        text = {
+            "context_length": 16, "hf_model_name": str(folder), "hf_model_pretrained": False,
+            "hf_tokenizer_name": "someone/absent",
+        }  # fmt: skip
+    write_model(folder, vision=VIT, text=text, custom_text=True)
+    write_tokenizer(folder)
+    encoder = load_encoder(folder, cache_folder=tmp_path / "cache")
+    assert "texts: torch" in encoder.runtime
+    texts = ["a dog on the beach", "beach", "Snow!", "the dog " * 40]
+    model, tokenizer = reference(folder)
+    import torch
+
+    with torch.inference_mode():
+        expected = unit_rows(model.encode_text(tokenizer(texts)).numpy())
+    assert least_cosine(encoder.texts(texts), expected) > 0.999999
+    assert encoder.truncated(texts) == [None] * 4
+
+
+def test_a_transformers_model_names_the_extra_where_it_is_missing(tmp_path: Path, monkeypatch):
+    folder = write_model(tmp_path / "siglip", vision=VIT, text=SIGLIP_TEXT, custom_text=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="transformers") as caught:
+        load_encoder(folder, cache_folder=tmp_path / "cache").texts(["a dog"])
+    assert "clipsearch[multilingual]" in (caught.value.hint or "")
+
+
+SIGLIP_TEXT = {
+    **TEXT, "context_length": 16, "vocab_size": 32, "hf_tokenizer_name": "someone/absent",
+    "tokenizer_kwargs": {"clean": "canonicalize"}, "no_causal_mask": True, "proj_bias": True,
+    "pool_type": "last",
+}  # fmt: skip
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer of whole words, in the files that transformers reads."""
+    from tokenizers import Tokenizer as WordTokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", *["a", "the", "dog", "cat", "on", "beach", "snow"]]
+    tokenizer = WordTokenizer(WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)

@@ -228,16 +228,17 @@ class LocalEncoder:
         )
 
         set_threads(self._threads)
+        hub_tokenizer = (
+            transformers_tokenizer(self._config) if self._config.needs_transformers else None
+        )
         torch_tower = TorchTextTower(self._config, device=self.device, precision=self.precision)
-        pad: Callable[[list[str]], Any] = self._tokenizer.padded
-        if self._config.needs_transformers:
-            hub_tokenizer = transformers_tokenizer(self._config)
-
-            def pad(texts: list[str]) -> Any:
-                return hub_tokenizer(texts).numpy()
 
         def run(texts: list[str]) -> Float32Array:
-            return run_in_parts(torch_tower, pad(texts), self.batch_size)[0]
+            if hub_tokenizer is None:
+                tokens = self._tokenizer.padded(texts)
+            else:
+                tokens = hub_tokenizer(texts).numpy()
+            return run_in_parts(torch_tower, tokens, self.batch_size)[0]
 
         return run
 
@@ -304,8 +305,16 @@ def resolve_precision(asked: str, device: str) -> str:
 
 
 def unit_rows(rows: Float32Array) -> Float32Array:
-    """(B, D) -> contiguous float32 rows of length 1; a zero row stays zero."""
+    """(B, D) -> contiguous float32 rows of length 1; a zero row stays zero.
+
+    Raises:
+        ModelError: a row is infinite or no number: half precision that overflowed.
+    """
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(norms).all():
+        raise ModelError(
+            "the model's vectors are no numbers", hint="try again with `--precision fp32`"
+        )
     unit: Float32Array = np.ascontiguousarray(rows / np.maximum(norms, 1e-12), np.float32)
     return unit
 
