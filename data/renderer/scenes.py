@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from renderer import night, trees, wild
+from renderer import night, things, trees, wild
 from renderer.core import Array, Stage
 
 Scene = Callable[[Stage], Array]
@@ -32,9 +32,20 @@ SCENES: dict[str, Scene] = {
     "lightning": night.lightning,
     "fireworks": night.fireworks,
     "campfire": night.campfire,
+    "animal": things.animal,
+    "birds": things.birds,
+    "boats": things.boats,
+    "balloons": things.balloons,
+    "lighthouse": things.lighthouse,
+    "skyline": things.skyline,
+    "road": things.road,
+    "rainbow": things.rainbow,
+    "plane": things.plane,
+    "windmill": things.windmill,
+    "fruit": things.fruit,
 }
 
-OFTEN = {"ocean": 1.6, "forest": 1.6, "beach": 1.3}  # families with many kinds in them
+OFTEN = {"ocean": 1.6, "forest": 1.6, "beach": 1.3, "animal": 2.0, "fruit": 2.0, "skyline": 1.4}  # families with many kinds in them
 
 
 def weights(families: Sequence[str]) -> np.ndarray:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Captions: sentences a person might write under a picture, from what was painted in it.
 
 A pattern's (a|b|c) is one of its parts; {when} and other names stand for phrases of the facts.
@@ -140,6 +141,56 @@ PATTERNS: dict[str, dict[str, list[str]]] = {
         "which=(True, False)": ["a (tent|glowing tent|lit tent) {when}", "a camping tent by the forest"],
         "which=(False, True)": ["a (campfire|bonfire|fire) {when}", "a fire burning in the dark", "flames and sparks of a campfire"],
     },
+    "animal": {
+        "": ["a {kind} {when}", "the silhouette of a {kind} (at sunset|against the sky|)", "a {kind} standing (in a field|against the evening sky|on a hill)", "a {kind} in the last light", "(an animal|a dark shape of an animal) against the (sky|setting sun)", "a {kind} outdoors"],
+        "count=3": ["three {kind}s (in a row|walking|) {when}", "a group of {kind}s", "a (herd|line) of {kind}s {when}"],
+        "kind=camel": ["(camels|a camel) in the desert", "a camel on the sand {when}"], "kind=elephant": ["an african elephant {when}", "an elephant on the savanna"],
+        "kind=deer": ["a stag with (big |)antlers", "a stag at sunset", "a deer with antlers"], "kind=dog": ["a dog (waiting|standing|wagging its tail) outside", "a pet dog {when}"],
+        "kind=cat": ["a cat sitting {when}", "a sitting cat"], "kind=horse": ["a horse in a pasture {when}", "a horse on a meadow"],
+    },
+    "birds": {"": ["birds {when}", "(a flock of|flying|many) birds (in the sky|flying|)", "(birds|seagulls|geese) flying {when}", "silhouettes of birds against the sky", "a flock of birds on the wing"]},
+    "boats": {
+        "": ["(sailing|sailboats on the sea) {when}", "sails on the water {when}"],
+        "count=1": ["a (sailboat|sailing boat|yacht|boat) on the (sea|water) {when}", "a (sailboat|yacht) alone on the ocean", "a (lone|small) boat with sails"],
+        "count=3": ["(three|several) (sailboats|sailing boats|boats) on the sea {when}", "a regatta", "sailing boats on the water"],
+        "sail=#c8382c": ["a boat with red sails", "red sails on the sea"],
+    },
+    "balloons": {
+        "": ["(hot air|hot-air) balloon {when}", "ballooning {when}", "a colourful (hot air |)balloon in the sky"],
+        "count=1": ["a hot-air balloon {when}", "a single balloon in the air", "a striped hot air balloon"],
+        "count=3": ["three hot air balloons {when}", "hot-air balloons flying over hills"],
+        "count=6": ["(many|several) hot-air balloons {when}", "a balloon festival", "colourful balloons floating over the land"],
+        "green=False": ["hot-air balloons over the desert"],
+    },
+    "lighthouse": {
+        "": ["a lighthouse {when}", "a lighthouse (on a rocky coast|on the rocks|by the sea|on an island)", "a (tall|white) tower by the ocean"],
+        "striped=True": ["a red and white lighthouse", "a striped lighthouse"], "striped=False": ["a white lighthouse"],
+        "time=dusk": ["the beam of a lighthouse at dusk", "a lighthouse shining in the evening"], "time=storm": ["a lighthouse in a storm"],
+    },
+    "skyline": {
+        "": ["a city {when}", "(a city skyline|the skyline of a city|skyscrapers|high-rise buildings|downtown towers) {when}", "(tall buildings|office towers) in a big city"],
+        "time=night": ["a city at night", "city lights", "lit windows of skyscrapers", "a skyline with lights at night"], "time=dusk": ["city lights at dusk", "the lights of the city coming on"],
+        "time=day": ["a modern city by day", "skyscrapers under a blue sky"], "river=True": ["a city (reflected in the water|by the river)", "skyscrapers on the waterfront"], "river=False": ["city towers behind a park"],
+    },
+    "road": {
+        "": ["a (straight|long|empty) road {when}", "a (road|highway) to the horizon", "an (empty highway|open road) {when}", "driving down a straight road"],
+        "land=desert": ["a (desert road|road through the desert) {when}", "a highway in dry country"], "land=meadow": ["a country road through green fields", "a road between meadows {when}"],
+    },
+    "rainbow": {"": ["a rainbow", "a rainbow (over|above) (green hills|the countryside|a meadow)", "a rainbow in a grey sky", "(after the rain|rain and sun): a rainbow", "a colourful (arc|bow) in the sky"]},
+    "plane": {
+        "": ["(an aeroplane|an airplane|a plane|a passenger jet|a jet|an airliner) (in the sky|flying|in the air) {when}", "a plane (overhead|high above|in flight)", "an aircraft among the clouds"],
+        "trail=True": ["a plane with (white trails|contrails|vapour trails)", "a jet leaving a trail in the sky"],
+    },
+    "windmill": {
+        "": ["a (windmill|dutch windmill|old windmill|mill) {when}", "an old windmill (in the fields|in the countryside)", "a mill with four sails"],
+        "base=tulips": ["a windmill and tulips", "a windmill behind a tulip field", "a dutch windmill with rows of flowers"], "base=grain": ["a windmill in a grain field"],
+    },
+    "fruit": {
+        "": ["(fresh |)fruit on a (wooden |)table", "a still life with {things}", "{things} (on a table|in the kitchen|)", "(ripe|fresh) {things}"],
+        "bowl=True": ["a bowl of {things}", "a (fruit bowl|bowl of fruit)", "{things} in a bowl"], "bowl=False": ["{things} on a wooden table", "{things} lying on a table"],
+        "fruit=mixed": ["apples and oranges", "(mixed|different kinds of) fruit"],
+        "fruit=apples": ["red apples"], "fruit=oranges": ["oranges, citrus fruit"], "fruit=lemons": ["yellow lemons", "citrus fruit"], "fruit=tomatoes": ["red tomatoes"], "fruit=plums": ["purple plums"],
+    },
 }
 
 
@@ -157,7 +208,8 @@ def expand(pattern: str, facts: Mapping[str, Any], rng: np.random.Generator) -> 
         return options[int(rng.integers(len(options)))]
 
     text = re.sub(r"\{(\w+)\}", name, text)
-    return re.sub(r"\s+", " ", text).strip(" ,")
+    text = re.sub(r"\s+", " ", text).strip(" ,")
+    return text.replace("a elephant", "an elephant").replace("deers", "deer")
 
 
 HUES = {
@@ -170,6 +222,8 @@ def phrases(name: str, facts: Mapping[str, Any]) -> list[str]:
         return WHEN[str(facts.get("time", "day"))]
     if name == "fishes":
         return [HUES[facts["fish"]]]
+    if name == "things":
+        return ["fruit" if facts["fruit"] == "mixed" else str(facts["fruit"])]
     return [str(facts[name])]
 
 
