@@ -310,3 +310,28 @@ def test_a_text_cache_that_does_not_work_is_no_error(tmp_path: Path) -> None:
         other.rollback()
     other.close()
     assert cache.get("f", "sea") is None
+
+
+def test_what_a_query_asks_for_is_looked_up_and_never_found_by_reading_all_vectors(
+    store: Store,
+) -> None:
+    store.scan({"2024/a": "A", "b": "B"})
+    statements: list[str] = []
+    with Reader.open(store.folder) as reader:
+        reader.connection.set_trace_callback(statements.append)
+        reader.tombstones(store.model.id)
+        reader.count_rows(store.model.id)
+        reader.counts()
+        reader.stored_rows(store.model.id)
+        reader.vectors(store.model.id, [0, 1])
+        reader.places(store.model.id, [0])
+        reader.rows_of_digest(store.model.id, digest("A"))
+        reader.row_of_path(store.model.id, "/photos/b")
+        for name, value in (("folder", "/photos/2024"), ("after", "2024"), ("camera", "x")):
+            reader.rows_matching(store.model.id, [Filter(name, value)])
+        reader.connection.set_trace_callback(None)
+        assert len(statements) >= 10
+        for statement in statements:
+            plan = reader.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+            scans = [detail for *_, detail in plan if detail.startswith("SCAN embedding")]
+            assert all("COVERING INDEX" in detail for detail in scans), (statement, scans)
