@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from renderer.album import SHOTS, write_album
 from renderer.core import Stage, develop
 from renderer.scenes import SCENES, weights
 from renderer.words import captions
@@ -52,11 +53,21 @@ def render_training(folder: Path, count: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    album = commands.add_parser("album", help="the sample album, with pairs.csv beside its folder")
+    album.add_argument("folder", type=Path, metavar="OUT")
     training = commands.add_parser("training", help="pictures of every family, with captions")
     training.add_argument("folder", type=Path, metavar="OUT")
     training.add_argument("--count", type=int, default=1000)
     training.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.command == "album":
+        write_album(given.folder)
+        with (given.folder.parent / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["filepath", "caption"])
+            for shot in SHOTS:
+                path = f"{given.folder.name}/{shot.name}.jpg"
+                table.writerows([path, caption] for caption in shot.captions)
     if given.command == "training":
         render_training(given.folder, given.count, given.seed)
 
