@@ -24,7 +24,6 @@ from clipsearch.errors import (
 from clipsearch.models.config import WEIGHTS_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
-from clipsearch.train.report import report_notes, report_rows
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.towers import load_towers
 
@@ -65,8 +64,8 @@ def test_a_run_learns_reports_and_leaves_a_model(base: Path, pairs: Path, tmp_pa
     assert seen[-1].recall is not None
     assert seen[-1].seconds_left == pytest.approx(0, abs=1e-6)
     assert "96 photos with 96 captions" in said[0]
-    assert any("chose nothing" in line for line in report_notes(report))
-    assert len(report_rows(report)) == 8
+    assert any("chose nothing" in line for line in report.notes())
+    assert len(report.rows()) == 8
 
     record = json.loads((tmp_path / "run" / "training.json").read_text())
     assert record["identity"]["base"]["image"] == fingerprints(base).image

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from PIL import Image, ImageDraw
+from typing import TYPE_CHECKING, Any
 
 from clipsearch.train.towers import replace_file, storage_errors
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 340, 56
 _LOSS, _RECALL, _GRID, _INK = "#c2410c", "#1d4ed8", "#e5e7eb", "#111827"
@@ -22,6 +23,8 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         StorageError: the disk is full or refuses.
     """
+    from PIL import Image, ImageDraw
+
     loss = [(line["step"], line["loss"]) for line in metrics if line["kind"] == "step"]
     recall = [
         (line["step"], 100 * line["mean_recall"]) for line in metrics if line["kind"] == "epoch"

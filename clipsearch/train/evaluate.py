@@ -44,6 +44,23 @@ class RetrievalFigures:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def rows(self, *, per_class: bool = False) -> list[tuple[str, str]]:
+        """(what, figure) for a table."""
+        rows: list[tuple[str, str]] = []
+        for direction, found in (
+            ("text to image", self.metrics.text_to_image),
+            ("image to text", self.metrics.image_to_text),
+        ):
+            rows += [(f"{direction} R@{k}", _percent(v)) for k, v in found.recall.items()]
+            rows.append((f"{direction} median rank", f"{found.median_rank:g}"))
+            rows.append((f"{direction} mean reciprocal rank", f"{found.mean_reciprocal_rank:.3f}"))
+        return rows
+
+    def basis(self) -> str:
+        """What the figures rest on."""
+        found = self.metrics.text_to_image
+        return f"retrieval: {found.pool:,} photos, {found.queries:,} captions; {self.rule}"
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -68,6 +85,20 @@ class ZeroShotFigures:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def rows(self, *, per_class: bool = False) -> list[tuple[str, str]]:
+        """(what, figure) for a table; with `per_class` a row for each class."""
+        rows: list[tuple[str, str]] = []
+        for words, accuracy in (("1 template", self.single), ("80 templates", self.ensemble)):
+            rows.append((f"classes, {words}, top-1", _percent(accuracy.top1)))
+            rows.append((f"classes, {words}, top-5", _percent(accuracy.top5)))
+        if per_class:
+            rows += [(f"class {name}", _percent(v)) for name, v in self.ensemble.per_class.items()]
+        return rows
+
+    def basis(self) -> str:
+        """What the figures rest on."""
+        return f"classes: {self.photos:,} photos of {self.classes:,} classes, named by words alone"
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeFigures:
@@ -88,6 +119,18 @@ class ProbeFigures:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def rows(self, *, per_class: bool = False) -> list[tuple[str, str]]:
+        """(what, figure) for a table."""
+        few = [(f"probe, {k} a class", _percent(value)) for k, value in self.few_shot.items()]
+        return [("probe, half of each class", _percent(self.linear)), *few]
+
+    def basis(self) -> str:
+        """What the figures rest on."""
+        return (
+            f"probe: {self.photos:,} photos of {self.classes:,} classes; half of each class teaches"
+            " a linear classifier on image vectors, the other half tests it"
+        )
 
 
 def evaluate_retrieval(
@@ -304,3 +347,7 @@ def _labelled_vectors(
         )
     numbers = {name: number for number, name in enumerate(names)}
     return vectors, np.array([numbers[word] for word in words], dtype=np.int64), names, left_out
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

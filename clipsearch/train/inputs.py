@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from clipsearch.errors import SkippedPhoto, StorageError, TrainingDataError
 from clipsearch.records import PhotoFacts, UInt8Array
@@ -28,6 +27,8 @@ from clipsearch.train.metrics import IntArray
 from clipsearch.train.pairs import CaptionedPhoto, LeftOut, Pairs, normalise_caption
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from clipsearch.models.preprocess import Preprocess
 
 FEWEST_PHOTOS = 10
@@ -318,9 +319,11 @@ class _Look(NamedTuple):
 
     @classmethod
     def of(cls, digest: bytes, image: Image.Image, facts: PhotoFacts) -> _Look:
-        grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+        from PIL.Image import Resampling
+
+        grey = np.asarray(image.convert("L").resize((9, 8), Resampling.BOX), dtype=np.int16)
         bits = np.packbits(grey[:, 1:] > grey[:, :-1])
-        small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=np.float32)
+        small = np.asarray(image.resize((8, 8), Resampling.BOX), dtype=np.float32)
         taken = datetime.fromisoformat(facts.taken_at).timestamp() if facts.taken_at else None
         return cls(digest, int.from_bytes(bits.tobytes()), small.ravel(), taken, facts.camera)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +149,33 @@ class TrainingReport:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"output": str(self.output)}
 
+    def rows(self) -> list[tuple[str, ...]]:
+        """The comparison as rows of a table: what, base, tuned, change."""
+        rows = comparison_rows("your photos", self.test)
+        if self.guard is not None:
+            rows += comparison_rows("guard", self.guard)
+        return rows
+
+    def notes(self) -> list[str]:
+        """What the rows rest on and what follows from them, line by line."""
+        pool = self.test.base.text_to_image
+        notes = [
+            f"test pool: {pool.pool:,} photos that chose nothing, {pool.queries:,} captions; each "
+            "caption seeks its one photo, each photo any one of its captions",
+            f"method {self.method}: {self.reason}; {self.steps:,} steps, {self.stopped}",
+            f"weights: {self.alpha:g} x tuned + {1 - self.alpha:g} x base (WiSE-FT)",
+        ]
+        if self.drift is not None:
+            drift = self.drift
+            notes.append(
+                f"on {drift.photos:,} photos of the library and {drift.prompts} general prompts: "
+                f"{100 * drift.overlap:.0f} % of the first 10 hits stay, mean cosine before/after "
+                f"{drift.image_cosine:.3f} (images), {drift.text_cosine:.3f} (texts)"
+            )
+        if self.keeps_image_vectors:
+            notes.append("the image tower is unchanged: the library needs no new vectors")
+        return [*notes, self.verdict]
+
 
 def judge(
     test: Comparison, guard: Comparison | None, alpha: float, allowed: float
@@ -200,32 +226,3 @@ def _figures(base: Retrieval, tuned: Retrieval) -> list[tuple[str, float, float,
 
 def _number(value: float, unit: str) -> str:
     return f"{value:.1f} %" if unit else f"{value:g}"
-
-
-def report_rows(report: TrainingReport) -> list[tuple[str, ...]]:
-    """The whole comparison as rows of a table: what, base, tuned, change."""
-    rows = comparison_rows("your photos", report.test)
-    if report.guard is not None:
-        rows += comparison_rows("guard", report.guard)
-    return rows
-
-
-def report_notes(report: TrainingReport) -> Sequence[str]:
-    """What the table's figures rest on, line by line, for people."""
-    pool = report.test.base.text_to_image
-    notes = [
-        f"test pool: {pool.pool:,} photos that chose nothing, {pool.queries:,} captions; each "
-        "caption seeks its one photo, each photo any one of its captions",
-        f"method {report.method}: {report.reason}; {report.steps:,} steps, {report.stopped}",
-        f"weights: {report.alpha:g} x tuned + {1 - report.alpha:g} x base (WiSE-FT)",
-    ]
-    if report.drift is not None:
-        drift = report.drift
-        notes.append(
-            f"on {drift.photos:,} photos of the library and {drift.prompts} general prompts: "
-            f"{100 * drift.overlap:.0f} % of the first 10 hits stay, mean cosine before/after "
-            f"{drift.image_cosine:.3f} (images), {drift.text_cosine:.3f} (texts)"
-        )
-    if report.keeps_image_vectors:
-        notes.append("the image tower is unchanged: the library needs no new vectors")
-    return [*notes, report.verdict]

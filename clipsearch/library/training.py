@@ -1,0 +1,144 @@
+"""Where library and training meet: tune a model on pairs, put it to work, measure models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipsearch.errors import NoLibrary, UsageError
+from clipsearch.library import Library
+from clipsearch.library.reports import IndexReport, Progress
+
+if TYPE_CHECKING:
+    from clipsearch.train import TrainingProgress, TrainingReport
+    from clipsearch.train.evaluate import ProbeFigures, RetrievalFigures, ZeroShotFigures
+
+
+def finetune(
+    library: Library,
+    pairs: Path | str | None,
+    *,
+    output: Path,
+    model: str | None = None,
+    options: Mapping[str, Any],
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    **more: Any,
+) -> TrainingReport | None:
+    """`clipsearch.train.finetune` with this library's model as the base and its photos for drift.
+
+    Args:
+        model: the base; None: the model that the library uses, else pocket.
+        options: fields of `clipsearch.train.Settings`.
+        more: `guard`, `photos_folder`, `from_scratch`, `resume`.
+    """
+    from clipsearch.train import Settings
+    from clipsearch.train import finetune as train
+
+    return train(
+        pairs,
+        output=output,
+        model=model or model_in_use(library),
+        settings=Settings(**options),
+        library_folders=[Path(root) for root in _roots(library)],
+        device=device,
+        threads=threads,
+        progress=progress,
+        say=say,
+        **more,
+    )
+
+
+def apply(
+    library: Library,
+    report: TrainingReport,
+    *,
+    wait: bool = False,
+    progress: Callable[[Progress], Any] | None = None,
+) -> IndexReport:
+    """Embed the library with the tuned model, side by side, and let it answer.
+
+    Raises:
+        NoLibrary: there are no photos to embed yet.
+    """
+    if not _roots(library):
+        raise NoLibrary(
+            f"there is no library yet to put the model to work in (looked in {library.folder})",
+            hint=f"make one with `clipsearch index ~/Pictures --model {report.output}`",
+        )
+    return library.index(model=os.path.abspath(report.output), wait=wait, progress=progress)
+
+
+def evaluate(
+    library: Library,
+    *,
+    models: Sequence[str] = (),
+    pairs: Path | str | None = None,
+    classes: Path | str | None = None,
+    probe: Path | str | None = None,
+    captions: str = "all",
+    photos_folder: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[RetrievalFigures | ZeroShotFigures | ProbeFigures]:
+    """What was asked for, of each model in turn; no `models`: the one that the library uses."""
+    from clipsearch.models import load_encoder
+    from clipsearch.train.evaluate import evaluate_probe, evaluate_retrieval, evaluate_zero_shot
+
+    if captions not in ("all", "first"):
+        raise UsageError(f"no such rule for captions: {captions!r}", hint="all or first")
+    figures: list[RetrievalFigures | ZeroShotFigures | ProbeFigures] = []
+    for name in models or [model_in_use(library)]:
+        encoder = load_encoder(name, device=device, precision=precision, threads=threads)
+        if pairs is not None:
+            figures.append(
+                evaluate_retrieval(
+                    pairs,
+                    encoder,
+                    captions="first" if captions == "first" else "all",
+                    photos_folder=photos_folder,
+                    progress=progress,
+                )
+            )
+        if classes is not None:
+            figures.append(evaluate_zero_shot(classes, encoder, progress=progress))
+        if probe is not None:
+            figures.append(evaluate_probe(probe, encoder, progress=progress))
+    return figures
+
+
+def index_recall(library: Library) -> dict[str, float] | None:
+    """recall@10 of the library's search index against an exact search, by kind of query.
+
+    None where there is no index, and every vector is compared.
+
+    Raises:
+        NoLibrary, LibraryInTheWay.
+    """
+    from clipsearch.store.ann import measure_recall
+    from clipsearch.store.reader import Reader
+
+    with Reader.open(library.folder) as reader:
+        active = reader.active_model()
+        return None if active is None else measure_recall(library.folder, reader, active)
+
+
+def model_in_use(library: Library) -> str:
+    """The library's active model; for a library yet to come CLIPSEARCH_MODEL, else pocket."""
+    if (library.folder / "catalog.sqlite").exists():
+        for model in library.status().models:
+            if model.active:
+                return model.name
+    return os.environ.get("CLIPSEARCH_MODEL") or "pocket"
+
+
+def _roots(library: Library) -> list[str]:
+    if not (library.folder / "catalog.sqlite").exists():
+        return []
+    return [root.path for root in library.status().roots]
