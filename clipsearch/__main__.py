@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    from clipsearch.cli.app import run
+    from clipsearch.cli.run import run
 
     raise SystemExit(run())
 

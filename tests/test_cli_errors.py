@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli, draw_photo
 
-from clipsearch.cli.app import run
+from clipsearch.cli.run import run
 
 
 def library_of(tmp_path: Path) -> Path:
@@ -155,7 +155,7 @@ def test_a_full_disk_loses_nothing(cli: Cli, photo_folder: Path) -> None:
         draw_photo(photo_folder / "more" / f"{seed}.jpg", seed)
     # A limit on the size of any file written stands in for a full disk: the same write fails.
     script = (
-        "import resource, signal\nfrom clipsearch.cli.app import run\n"
+        "import resource, signal\nfrom clipsearch.cli.run import run\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
         "raise SystemExit(run(['index']))\n"

@@ -27,8 +27,8 @@ def loaded_by(script: str) -> set[str]:
     "script",
     [
         "import clipsearch",
-        "from clipsearch.cli.app import run; run(['--help'])",
-        "from clipsearch.cli.app import run; run(['query', '--help'])",
+        "from clipsearch.cli.run import run; run(['--help'])",
+        "from clipsearch.cli.run import run; run(['query', '--help'])",
     ],
 )
 def test_help_loads_nothing_heavy(script: str) -> None:
@@ -40,13 +40,13 @@ def test_a_text_query_loads_neither_torch_nor_open_clip_nor_sqlalchemy(
     cli: Cli, photo_folder: Path
 ) -> None:
     cli("index", photo_folder)
-    loaded = loaded_by("from clipsearch.cli.app import run; assert run(['query', 'sea']) == 0")
+    loaded = loaded_by("from clipsearch.cli.run import run; assert run(['query', 'sea']) == 0")
     assert not loaded & (HEAVY | {"PIL", "rich", "safetensors", "ftfy"})
 
 
 def test_an_index_run_with_pocket_loads_no_torch(photo_folder: Path) -> None:
     loaded = loaded_by(
-        f"from clipsearch.cli.app import run; assert run(['index', {str(photo_folder)!r}]) == 0"
+        f"from clipsearch.cli.run import run; assert run(['index', {str(photo_folder)!r}]) == 0"
     )
     assert not loaded & {"torch", "torchvision", "open_clip", "timm"}
 

@@ -65,6 +65,16 @@ def test_every_shown_command_runs(script: str, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("script", [text for _, text in blocks("python")])
+def test_every_shown_program_runs(script: str, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
 @pytest.mark.parametrize(
     "text",
     [text for _, text in blocks("text") if text.startswith("$ ")],

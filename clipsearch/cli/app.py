@@ -1,4 +1,4 @@
-"""The program: its commands, its global options, and the one place that prints an error."""
+"""The program's commands and global options, as Typer reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 from clipsearch.cli import care, index, models, query
 from clipsearch.cli.output import error_line
 from clipsearch.cli.settings import hoist, settings
-from clipsearch.errors import ClipsearchError
 
 app = typer.Typer(
     name="clipsearch",
@@ -93,41 +92,22 @@ def global_options(
 _CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit status is the returned number (design: 0 to 4, 130)."""
-    settings.reset()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def invoke(words: Sequence[str]) -> int:
+    """Run one command line through Typer; its exit status."""
+    command = typer.main.get_command(app)
     try:
-        command = typer.main.get_command(app)
         status = command.main(
             hoist(words, _options_with_value(command)),
             prog_name="clipsearch",
             standalone_mode=False,
         )
-        sys.stdout.flush()
-        if status == 130:  # newer versions of Typer turn an interruption into this themselves
-            raise KeyboardInterrupt
-        return status if isinstance(status, int) else 0
-    except BrokenPipeError:
-        return _after_closed_pipe()
-    except (KeyboardInterrupt, typer.Abort):
-        error_line("interrupted", "what was done so far is kept; the same command goes on there")
-        return 130
     except _CommandLineError as error:
         return _wrong_usage(error)
-    except ClipsearchError as error:
-        if settings.debug:
-            raise
-        error_line(str(error), error.hint)
-        return error.exit_code
-    except Exception as error:
-        if settings.debug:
-            raise
-        error_line(
-            f"clipsearch met something it did not expect: {type(error).__name__}: {error}",
-            "run it again with --debug to see where, and please report that",
-        )
-        return 1
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if status == 130:  # newer versions of Typer turn an interruption into this themselves
+        raise KeyboardInterrupt
+    return status if isinstance(status, int) else 0
 
 
 def _options_with_value(group: Any) -> frozenset[str]:
@@ -151,10 +131,3 @@ def _wrong_usage(error: Exception) -> int:
         where = context.command_path if context is not None else "clipsearch"
         error_line(message, f"`{where} --help` shows how it goes")
     return 2
-
-
-def _after_closed_pipe() -> int:
-    """Whoever read our output has seen enough (`| head`): a quiet success."""
-    # Python flushes stdout once more at exit; that must not fail on the closed pipe.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

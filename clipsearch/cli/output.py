@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from clipsearch.cli.settings import settings
@@ -16,18 +14,7 @@ from clipsearch.cli.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clipsearch.library import Hit, Progress
-
-
-class Format(StrEnum):
-    """How hits are printed."""
-
-    table = "table"
-    text = "text"
-    paths = "paths"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
+    from clipsearch.library import Progress
 
 
 # ---------------------------------------------------------------------------- talk, to stderr
@@ -75,64 +62,6 @@ def write(text: str) -> None:
 def write_json(value: Any) -> None:
     """One JSON document; undecodable bytes of paths are lone surrogates, '\\udcXX'."""
     write(json.dumps(value, indent=2) + "\n")
-
-
-def print_hits(hits: Sequence[Hit], *, format: Format | None, nul: bool) -> None:
-    """The hits, best first, in the asked form; without one, a table on a terminal, else text."""
-    if nul:
-        write("".join(f"{hit.path}\0" for hit in hits))
-        return
-    if format is None:
-        format = Format.table if sys.stdout.isatty() else Format.text
-    _PRINTERS[format](hits)
-
-
-def _print_table(hits: Sequence[Hit]) -> None:
-    table([_row(hit) for hit in hits], headings=("score", "photo", "size", "taken"))
-
-
-def _row(hit: Hit) -> tuple[str, str, str, str]:
-    size = f"{hit.facts.width} x {hit.facts.height}"
-    return f"{hit.score:.3f}", os.fspath(hit.path), size, (hit.facts.taken_at or "")[:10]
-
-
-def _print_text(hits: Sequence[Hit]) -> None:
-    write("".join(f"{hit.score:.4f}\t{hit.path}\n" for hit in hits))
-
-
-def _print_paths(hits: Sequence[Hit]) -> None:
-    write("".join(f"{hit.path}\n" for hit in hits))
-
-
-def _print_json(hits: Sequence[Hit]) -> None:
-    write_json([hit.as_dict() for hit in hits])
-
-
-def _print_jsonl(hits: Sequence[Hit]) -> None:
-    write("".join(json.dumps(hit.as_dict()) + "\n" for hit in hits))
-
-
-def _print_csv(hits: Sequence[Hit]) -> None:
-    import csv
-    import io
-
-    rows = [hit.as_dict() for hit in hits]
-    text = io.StringIO()
-    names = [name for name in (rows[0] if rows else {"score": 0, "path": 0}) if name != "copies"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write(text.getvalue())
-
-
-_PRINTERS: Mapping[Format, Callable[[Sequence[Hit]], None]] = {
-    Format.table: _print_table,
-    Format.text: _print_text,
-    Format.paths: _print_paths,
-    Format.json: _print_json,
-    Format.jsonl: _print_jsonl,
-    Format.csv: _print_csv,
-}
 
 
 def table(rows: Iterable[Sequence[str]], *, headings: Sequence[str]) -> None:

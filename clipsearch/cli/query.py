@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli.output import Format, note, print_hits, warning
-from clipsearch.cli.settings import settings
+from clipsearch.cli.hits import Format, show
 
 EXAMPLES = """
 Examples:
@@ -77,22 +76,18 @@ def query(
     ] = False,
 ) -> None:
     """Show the photos that look most like it, best first."""
-    with settings.open_library() as library:
-        result = library.search(
-            " ".join(text or ()),
-            images=image or (),
-            also=also or (),
-            away=away or (),
-            k=k,
-            folders=folder or (),
-            after=after,
-            before=before,
-            camera=camera,
-            exact=exact,
-            include_self=include_self,
-        )
-    for message, hint in result.warnings:
-        warning(message, hint)
-    print_hits(result.hits, format=format, nul=nul)
-    if not result.hits:
-        note(result.why_nothing)
+    show(
+        text or (),
+        image=image or (),
+        also=also or (),
+        away=away or (),
+        k=k,
+        folder=folder or (),
+        after=after,
+        before=before,
+        camera=camera,
+        exact=exact,
+        include_self=include_self,
+        format=format,
+        nul=nul,
+    )

@@ -1,0 +1,123 @@
+"""Asking the library and printing the hits: what `query` does once its words are understood."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from clipsearch.cli.output import note, table, warning, write, write_json
+from clipsearch.cli.settings import settings
+
+if TYPE_CHECKING:
+    from clipsearch.library import Hit
+
+
+class Format(StrEnum):
+    """How hits are printed."""
+
+    table = "table"
+    text = "text"
+    paths = "paths"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+def show(
+    text: Sequence[str],
+    *,
+    image: Sequence[str | os.PathLike[str]] = (),
+    also: Sequence[str] = (),
+    away: Sequence[str] = (),
+    k: int = 10,
+    folder: Sequence[str] = (),
+    after: str | None = None,
+    before: str | None = None,
+    camera: str | None = None,
+    exact: bool = False,
+    include_self: bool = False,
+    format: Format | None = None,
+    nul: bool = False,
+) -> None:
+    """Ask the library and print what it finds; `query --help` says what each part means."""
+    with settings.open_library() as library:
+        result = library.search(
+            " ".join(text),
+            images=image,
+            also=also,
+            away=away,
+            k=k,
+            folders=folder,
+            after=after,
+            before=before,
+            camera=camera,
+            exact=exact,
+            include_self=include_self,
+        )
+    for message, hint in result.warnings:
+        warning(message, hint)
+    print_hits(result.hits, format=format, nul=nul)
+    if not result.hits:
+        note(result.why_nothing)
+
+
+def print_hits(hits: Sequence[Hit], *, format: Format | None, nul: bool) -> None:
+    """The hits, best first, in the asked form; without one, a table on a terminal, else text."""
+    if nul:
+        write("".join(f"{hit.path}\0" for hit in hits))
+        return
+    if format is None:
+        format = Format.table if sys.stdout.isatty() else Format.text
+    _PRINTERS[format](hits)
+
+
+def _print_table(hits: Sequence[Hit]) -> None:
+    table([_row(hit) for hit in hits], headings=("score", "photo", "size", "taken"))
+
+
+def _row(hit: Hit) -> tuple[str, str, str, str]:
+    size = f"{hit.facts.width} x {hit.facts.height}"
+    return f"{hit.score:.3f}", os.fspath(hit.path), size, (hit.facts.taken_at or "")[:10]
+
+
+def _print_text(hits: Sequence[Hit]) -> None:
+    write("".join(f"{hit.score:.4f}\t{hit.path}\n" for hit in hits))
+
+
+def _print_paths(hits: Sequence[Hit]) -> None:
+    write("".join(f"{hit.path}\n" for hit in hits))
+
+
+def _print_json(hits: Sequence[Hit]) -> None:
+    write_json([hit.as_dict() for hit in hits])
+
+
+def _print_jsonl(hits: Sequence[Hit]) -> None:
+    write("".join(json.dumps(hit.as_dict()) + "\n" for hit in hits))
+
+
+def _print_csv(hits: Sequence[Hit]) -> None:
+    import csv
+    import io
+
+    rows = [hit.as_dict() for hit in hits]
+    text = io.StringIO()
+    names = [name for name in (rows[0] if rows else {"score": 0, "path": 0}) if name != "copies"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(text.getvalue())
+
+
+_PRINTERS: Mapping[Format, Callable[[Sequence[Hit]], None]] = {
+    Format.table: _print_table,
+    Format.text: _print_text,
+    Format.paths: _print_paths,
+    Format.json: _print_json,
+    Format.jsonl: _print_jsonl,
+    Format.csv: _print_csv,
+}

@@ -1,0 +1,60 @@
+"""Run one command line: the one place that turns an error into a message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from clipsearch.cli.output import error_line
+from clipsearch.cli.settings import settings
+from clipsearch.errors import ClipsearchError
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit status is the returned number (0 to 4, or 130).
+
+    Args:
+        arguments: the words after the program's name; None for those it was started with.
+    """
+    settings.reset()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _dispatch(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _after_closed_pipe()
+    except KeyboardInterrupt:
+        error_line("interrupted", "what was done so far is kept; the same command goes on there")
+        return 130
+    except ClipsearchError as error:
+        if settings.debug:
+            raise
+        error_line(str(error), error.hint)
+        return error.exit_code
+    except Exception as error:
+        if settings.debug:
+            raise
+        error_line(
+            f"clipsearch met something it did not expect: {type(error).__name__}: {error}",
+            "run it again with --debug to see where, and please report that",
+        )
+        return 1
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    from clipsearch.cli.quick import answer_plain_query
+
+    if answer_plain_query(words):
+        return 0
+    from clipsearch.cli.app import invoke
+
+    return invoke(words)
+
+
+def _after_closed_pipe() -> int:
+    """Whoever read our output has seen enough (`| head`): a quiet success."""
+    # Python flushes stdout once more at exit; that must not fail on the closed pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
