@@ -13,6 +13,7 @@ from store_kit import FACTS, FINGERPRINTS, Store, digest, entry, found, vector_o
 from clipsearch.errors import ModelError
 from clipsearch.records import Fingerprints
 from clipsearch.store.catalog import Catalog, Changes, Problem
+from clipsearch.store.check import check
 from clipsearch.store.reader import Reader
 
 
@@ -282,3 +283,26 @@ def test_settings_roots_and_their_state_are_kept(tmp_path: Path) -> None:
         assert catalog.roots() == reader.roots()
         (root,) = catalog.roots()
         assert (root.path, root.options, root.available) == ("/caf\udce9", {"exclude": []}, False)
+
+
+def test_a_root_inside_another_is_taken_over_with_its_photos(store: Store) -> None:
+    catalog = store.catalog
+    store.scan({"2024/a": "old", "b": "B"})
+    inner = catalog.add_root("/photos/2024", {})
+    scan = catalog.begin_scan()
+    catalog.commit_batch(
+        store.model.id,
+        scan,
+        [entry(inner.id, "a", "A"), entry(inner.id, "06/c", "C")],
+        [Problem(inner.id, found("06/bad"), "truncated", True)],
+    )
+    catalog.finish_scan(scan, {})
+    catalog.absorb_root(store.root, inner, {"exclude": ["x"]})
+    assert [(root.path, root.options) for root in catalog.roots()] == [
+        ("/photos", {"exclude": ["x"]})
+    ]
+    assert rows_by_path(store) == {"/photos/b": 1, "/photos/2024/a": 2, "/photos/2024/06/c": 3}
+    assert list(catalog.folders_of(store.root.id)) == ["", "2024", "2024/06"]
+    assert catalog.compare_folder(store.root.id, "2024/06", [found("2024/06/c")]).unchanged == 1
+    catalog.finish_scan(catalog.begin_scan(), {})
+    assert check(store.folder, look_for_photos=False) == []

@@ -415,6 +415,13 @@ class Catalog:
         """
         prefix = relative_bytes(os.path.relpath(inner.path, outer.path))
         with self._transaction() as connection:
+            # Photos that the outer root knows at a place which the inner one knows better.
+            passed_over = connection.exec_driver_sql(
+                "SELECT photo_id FROM file WHERE root_id = ?"
+                " AND (folder = ? OR folder >= ? AND folder < ?)",
+                (outer.id, prefix, prefix + b"/", prefix + b"0"),
+            ).scalars()
+            photos = set(passed_over)
             for table in ("file", "problem"):
                 rows = connection.exec_driver_sql(
                     f"SELECT id, folder, relative_path FROM {table} WHERE root_id = ?",
@@ -431,6 +438,7 @@ class Catalog:
                             row_id,
                         ),
                     )
+            self._mark_orphans(connection, photos)
             roots = self._tables.root
             connection.execute(roots.delete().where(roots.c.id == inner.id))
             connection.execute(
