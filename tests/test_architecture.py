@@ -32,8 +32,8 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"numpy"},
         {"torch", "open_clip", "PIL", "safetensors", "tensorboard", "matplotlib", "platformdirs"},
     ),
-    "library": ({"photos", "models", "store", "search", "train"}, {"numpy"}, set()),
-    "cli": ({"library"}, {"typer"}, {"rich", "platformdirs", "numpy"}),
+    "library": ({"photos", "models", "store", "search", "train"}, {"numpy"}, {"platformdirs"}),
+    "cli": ({"library"}, {"typer"}, {"rich"}),
     "__init__": ({"library", "models", "train"}, set(), set()),
     "__main__": ({"cli"}, set(), set()),
 }

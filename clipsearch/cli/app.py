@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipsearch.cli import care, index, models, query
+from clipsearch.cli import care, evaluate, finetune, index, models, query
 from clipsearch.cli.output import error_line
 from clipsearch.cli.settings import hoist, settings
 
@@ -30,6 +30,8 @@ app = typer.Typer(
 
 app.command("index", epilog=index.EXAMPLES)(index.index)
 app.command("query", epilog=query.EXAMPLES)(query.query)
+app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("status")(care.status)
 app.command("problems")(care.problems)
