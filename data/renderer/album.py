@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +92,7 @@ SHOTS = (
     Shot("city-day", "skyline", {"time": "day", "river": False}, "L", "chicago", ("tall office buildings behind a park by day", "Downtown skyscrapers under a blue sky.")),
     Shot("desert-road", "road", {"time": "day", "land": "desert"}, "F", "arizona", ("an empty road through the desert", "A straight highway to the horizon.")),
     Shot("rainbow", "rainbow", {}, "L", "ireland", ("a rainbow over green hills", "After the rain: a rainbow in a grey sky.")),
-    Shot("aeroplane", "plane", {"time": "day", "trail": True}, "F", "home", ("an aeroplane in the sky with white trails", "A plane flying high above us.")),
+    Shot("aeroplane", "plane", {"time": "day", "trail": True, "clouds": 0.1, "size": 0.26}, "F", "home", ("an aeroplane in the sky with white trails", "A plane flying high above us.")),
     Shot("windmill", "windmill", {"time": "day", "base": "grain", "crop": "wheat"}, "T", "holland", ("an old windmill in the fields", "A Dutch mill behind ripe grain.")),
     Shot("red-apples", "fruit", {"fruit": "apples", "bowl": False, "count": 4}, "F", "home", ("red apples on a wooden table", "Apples from the garden.")),
     Shot("oranges", "fruit", {"fruit": "oranges", "bowl": True}, "F", "home", ("a bowl of oranges", "Oranges in a fruit bowl on the kitchen table.")),
@@ -106,7 +106,7 @@ def paint(number: int, scale: float = 1.0) -> Image.Image:
     shot = SHOTS[number]
     width, height = (round(side * scale) for side in SIZES[shot.size])
     # The third number keeps the album's chance apart from that of all training pictures.
-    stage = Stage((2026, number, 77), width, height, dict(shot.wishes))
+    stage = Stage((2026, number, 77), width, height, {"noise": 0.007, **shot.wishes})
     return develop(stage, SCENES[shot.family](stage))
 
 
@@ -127,7 +127,7 @@ def exif_of(number: int, orientation: int) -> Image.Exif:
     taken = datetime(int(rng.integers(2015, 2026)), month, int(rng.integers(1, 29)), hour, int(rng.integers(60)), int(rng.integers(60)))
     if shot.family == "fireworks":
         taken = datetime(taken.year, 1, 1, 0, 4, 31)
-    when = (taken + timedelta(0)).strftime("%Y:%m:%d %H:%M:%S")
+    when = taken.strftime("%Y:%m:%d %H:%M:%S")
     exif = Image.Exif()
     exif[0x010F], exif[0x0110], exif[0x0112], exif[0x0132] = make, model, orientation, when
     detail = exif.get_ifd(0x8769)
@@ -151,4 +151,4 @@ def write_album(folder: Path) -> None:
         if picture.height > picture.width and number % 2:
             # As a camera held upright stores it: pixels on their side, and a note of it.
             picture, orientation = picture.transpose(Image.Transpose.ROTATE_90), 6
-        picture.save(folder / f"{shot.name}.jpg", quality=84, exif=exif_of(number, orientation))
+        picture.save(folder / f"{shot.name}.jpg", quality=80, exif=exif_of(number, orientation))

@@ -202,7 +202,7 @@ def skyline(stage: Stage) -> Array:
     picture = stars(stage, sky.picture, 0.1, 0.5) if time == "night" else sky.picture
     dark = time in ("night", "dusk")
     if dark:
-        picture = picture + rgb("#ff9a50") * (0.28 * np.exp(-(shore - stage.y).clip(0) / 0.16) * np.ones_like(stage.x))[..., None]
+        picture = picture + rgb("#ff9a50") * ((0.08 if time == "night" else 0.2) * np.exp(-(shore - stage.y).clip(0) / 0.16) * np.ones_like(stage.x))[..., None]
     lamp = sky.light * 0.7 + sky.fill * 0.5
     for layer in range(3):
         near = layer / 2
@@ -292,8 +292,8 @@ def rainbow(stage: Stage) -> Array:
 def plane(stage: Stage) -> Array:
     """An aeroplane high in the sky, with or without its trail."""
     time = stage.pick("time", ["day", "sunset", "golden"])
-    sky = paint_sky(stage, time, 1.05)
-    x, y, s = stage.uniform(-0.25, 0.25), stage.uniform(0.3, 0.55), stage.uniform(0.1, 0.2)
+    sky = paint_sky(stage, time, 1.05, clouds=stage.between("clouds", 0.0, 0.45))
+    x, y, s = stage.uniform(-0.25, 0.25), stage.uniform(0.3, 0.55), stage.between("size", 0.14, 0.3)
     turn = stage.uniform(-0.4, 0.4)
     c, n = np.cos(turn), np.sin(turn)
 
@@ -316,8 +316,8 @@ def plane(stage: Stage) -> Array:
         wing.polygon([at(-0.7, 0), at(-0.92, 0.32 * k), at(-1.0, 0.32 * k), at(-0.9, 0)])
         wing.limb(at(0.05, 0.3 * k), at(0.2, 0.3 * k), s * 0.04, s * 0.045)
     lit = 0.25 if time == "sunset" else 0.8
-    picture = over(picture, rgb("#b8c0c8") * lit, wing.mask())
-    return over(picture, rgb("#e4e8ec") * lit, hull.mask(0.001))
+    picture = over(picture, rgb("#8a929c") * lit, wing.mask())
+    return over(picture, rgb("#d4d8de") * lit, hull.mask(0.001))
 
 
 def windmill(stage: Stage) -> Array:
@@ -405,7 +405,7 @@ def fruit(stage: Stage) -> Array:
         lean = np.clip(dx * lamp[0] + dy * lamp[1] + nz * lamp[2] + 0.05 * pores, -1, 1)
         light = 0.13 + 0.95 * np.clip(lean * 0.85 + 0.15, 0, 1) ** 1.15 - 0.3 * dent + 0.14 * np.clip(dy, 0, 1) * (1 - nz)
         streak = stage.noise(1.5, np.arctan2(dx, dy + 1.2) * 0.4 + x, rr * 0.03, 0.0, 5)
-        body = mix(dark, bright, np.clip(0.35 + 0.4 * streak + 0.25 * dent, 0, 1))
+        body = mix(dark, bright, np.clip(0.14 + 0.15 * streak + 0.35 * dent, 0, 1))
         shine = np.clip(dx * -0.40 + dy * -0.52 + nz * 0.755, 0, 1)
         colour = body * light[..., None] + (0.55 * shine**60 + 0.10 * shine**9)[..., None]
         picture = over(picture, colour, mask)
