@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from renderer.album import SHOTS, write_album
 from renderer.core import Stage, develop
+from renderer.products import describe, invent, paint_product
 from renderer.scenes import SCENES, weights
 from renderer.words import captions
 
@@ -50,6 +51,22 @@ def render_training(folder: Path, count: int, seed: int) -> None:
                 print(f"{number + 1} of {count} pictures, {rate:.1f} a second", flush=True)
 
 
+def render_products(folder: Path, count: int, classes: int, seed: int) -> None:
+    """Write `count` pictures of `classes` invented products in turn, and OUT/pairs.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    products = invent(classes, seed)
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["filepath", "caption"])
+        for number in range(count):
+            product = products[number % classes]
+            stage = Stage((seed, number, 2), SHORT_SIDE, SHORT_SIDE)
+            name = f"{product.name}-{number:04d}.jpg"
+            develop(stage, paint_product(stage, product)).save(folder / name, quality=88)
+            for caption in describe(product, stage.rng):
+                table.writerow([name, caption])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -59,6 +76,11 @@ def main() -> None:
     training.add_argument("folder", type=Path, metavar="OUT")
     training.add_argument("--count", type=int, default=1000)
     training.add_argument("--seed", type=int, default=0)
+    products = commands.add_parser("products", help="a world of products with invented names")
+    products.add_argument("folder", type=Path, metavar="OUT")
+    products.add_argument("--count", type=int, default=300)
+    products.add_argument("--classes", type=int, default=30)
+    products.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.command == "album":
         write_album(given.folder)
@@ -68,7 +90,9 @@ def main() -> None:
             for shot in SHOTS:
                 path = f"{given.folder.name}/{shot.name}.jpg"
                 table.writerows([path, caption] for caption in shot.captions)
-    if given.command == "training":
+    elif given.command == "products":
+        render_products(given.folder, given.count, given.classes, given.seed)
+    else:
         render_training(given.folder, given.count, given.seed)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Night skies: stars, moon, northern lights, lightning, fireworks, fire."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Skies: daylight, dusk, night, and the clouds in them."""
 
 from __future__ import annotations
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from renderer.core import Array, Stage, mix, rgb, smooth
+from renderer.core import Array, Stage, blurred, mix, rgb, smooth
 
 
 @dataclass(frozen=True)
@@ -190,16 +191,10 @@ def stars(stage: Stage, picture: Array, amount: float = 1.0, horizon: float = 1.
     size = max(1.0, height / 700)
     np.add.at(layer, (rows, columns), power * size)
     if size > 1:
-        layer = blurred_stars(layer, size * 0.55) * 2.2
+        layer = blurred(layer, size * 0.55) * 2.2
     tint = 1 + 0.25 * rng.standard_normal((1, width, 3)).astype(np.float32)
     fade = smooth(horizon, horizon - 0.25, stage.y)
     return picture + layer[..., None] * np.clip(tint, 0.6, 1.4) * fade[..., None]
-
-
-def blurred_stars(layer: Array, radius: float) -> Array:
-    from renderer.core import blurred
-
-    return blurred(layer, radius)
 
 
 def moon(stage: Stage, picture: Array, x: float, y: float, radius: float, full: bool) -> Array:

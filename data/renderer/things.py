@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """People's things and animals under the sky."""
 
 from __future__ import annotations

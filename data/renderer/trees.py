@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Forests, single trees, palms and snow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Sea, mountains, deserts, fields: scenes without people's things in the middle."""
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def captions(
         text = expand(pool[int(rng.integers(len(pool)))], facts, rng)
         style = rng.random()
         if style < 0.05:
-            text = f"a (photo|picture) of {text}".replace("(photo|picture)", "photo" if style < 0.03 else "picture")
+            text = f"a {'photo' if style < 0.03 else 'picture'} of {text}"
         elif style < 0.35:
             text = text[0].upper() + text[1:] + "."
         if text.lower().strip(".") not in {t.lower().strip(".") for t in out}:
