@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Point = tuple[float, float]
 T = TypeVar("T")
 
@@ -234,8 +234,12 @@ class Canvas:
     def at(self, point: Point) -> Point:
         x = (point[0] + self.stage.aspect / 2) * self.scale
         y = point[1] * self.scale
-        self.box = [min(self.box[0], x), min(self.box[1], y), max(self.box[2], x),
-                    max(self.box[3], y)]
+        self.box = [
+            min(self.box[0], x),
+            min(self.box[1], y),
+            max(self.box[2], x),
+            max(self.box[3], y),
+        ]
         return x, y
 
     def polygon(self, points: Sequence[Point], value: float = 1.0) -> Canvas:

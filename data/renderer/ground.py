@@ -63,7 +63,10 @@ def lay_land(
     lamp = sky.fill * ambient + sky.light * light[..., None]
     colour = colour * lamp
     veil = 1 - np.exp(-haze * z)
-    glow = sky.haze * 0.92 + sky.light * 0.08 * np.exp(-(((stage.x - sky.sun[0]) / 0.6) ** 2))[..., None]
+    glow = (
+        sky.haze * 0.92
+        + sky.light * 0.08 * np.exp(-(((stage.x - sky.sun[0]) / 0.6) ** 2))[..., None]
+    )
     colour = colour + (glow - colour) * veil[..., None]
     rise = sky.horizon + (eye - h) / z
     lowest = np.minimum.accumulate(rise, axis=0)

@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Night skies: stars, moon, northern lights, lightning, fireworks, fire."""
 
 from __future__ import annotations
@@ -62,8 +61,11 @@ def starry(stage: Stage) -> Array:
     else:
         far = np.clip((stage.y - ridge(stage, 0.74, 0.04, 4)) * stage.height, 0, 1)
         picture = over(picture, rgb("#0e1622"), far)
-        near = firs_line(stage, 0.88, 5) if ground == "firs" else np.clip(
-            (stage.y - ridge(stage, 0.86, 0.04, 6)) * stage.height, 0, 1)
+        near = (
+            firs_line(stage, 0.88, 5)
+            if ground == "firs"
+            else np.clip((stage.y - ridge(stage, 0.86, 0.04, 6)) * stage.height, 0, 1)
+        )
         picture = over(picture, rgb("#05070a"), near)
     return picture
 
@@ -77,7 +79,9 @@ def moonlit_sea(stage: Stage) -> Array:
     picture = stars(stage, sky.picture, 0.25, horizon)
     picture = moon(stage, picture, x, y, stage.uniform(0.03, 0.05), True)
     sky.light = rgb("#c8d0e0") * 0.75
-    return water(stage, sky, picture, rough=stage.uniform(0.4, 0.8), deep="#081422", eye=1.2, glitter=0.9)
+    return water(
+        stage, sky, picture, rough=stage.uniform(0.4, 0.8), deep="#081422", eye=1.2, glitter=0.9
+    )
 
 
 def aurora(stage: Stage) -> Array:
@@ -91,7 +95,9 @@ def aurora(stage: Stage) -> Array:
         line = base + 0.12 * bend + stage.uniform(-0.25, 0.25) * stage.x
         up = line - stage.y
         fold = stage.noise(1.3, stage.x * 0.5 + 0.1 * bend + 0.02 * up, up * 0.02, 0.0, 5 + i)
-        power = np.clip(0.6 + 0.55 * stage.noise(2.2, stage.x * 0.2 + i, stage.x * 0, 0.0, 9 + i), 0.05, 2)
+        power = np.clip(
+            0.6 + 0.55 * stage.noise(2.2, stage.x * 0.2 + i, stage.x * 0, 0.0, 9 + i), 0.05, 2
+        )
         tall = 0.16 + 0.10 * np.abs(bend)
         curtain = np.exp(-np.maximum(up, 0) / tall) * smooth(-0.02, 0.03, up) * power
         curtain = curtain * np.clip(0.7 + 0.45 * fold, 0, 2)
@@ -127,8 +133,14 @@ def lightning(stage: Stage) -> Array:
             nx, ny = x + stage.rng.normal(0, 0.012) + sway, y + stage.uniform(0.008, 0.022)
             canvas.limb((x, y), (nx, ny), width, width)
             if left and stage.rng.random() < 0.09:
-                bolt(nx, ny, min(ny + stage.uniform(0.08, 0.3), end), width * 0.45,
-                     stage.rng.normal(0, 0.007), left - 1)
+                bolt(
+                    nx,
+                    ny,
+                    min(ny + stage.uniform(0.08, 0.3), end),
+                    width * 0.45,
+                    stage.rng.normal(0, 0.007),
+                    left - 1,
+                )
             x, y = nx, ny
 
     for _ in range(stage.pick("bolts", [1, 1, 2, 3])):
@@ -152,7 +164,12 @@ def lightning(stage: Stage) -> Array:
     if ground == "town":
         lamps = stage.canvas()
         for _ in range(130):
-            lamps.disc(stage.uniform(stage.left, stage.right), horizon + abs(stage.rng.normal(0, 0.03)) + 0.012, 0.0016, 0.0016)
+            lamps.disc(
+                stage.uniform(stage.left, stage.right),
+                horizon + abs(stage.rng.normal(0, 0.03)) + 0.012,
+                0.0016,
+                0.0016,
+            )
         picture = picture + rgb("#ffc070") * 2 * lamps.mask()[..., None]
     return picture
 
@@ -171,8 +188,10 @@ def fireworks(stage: Stage) -> Array:
             r = reach * (0.25 + 0.75 * tilt) * stage.uniform(0.9, 1.05)
             start = r * stage.uniform(0.1, 0.5)
             drop = 0.12 * r
-            points = [(cx + np.cos(angle) * s, cy + np.sin(angle) * s + drop * (s / r) ** 2)
-                      for s in np.linspace(start, r, 6)]
+            points = [
+                (cx + np.cos(angle) * s, cy + np.sin(angle) * s + drop * (s / r) ** 2)
+                for s in np.linspace(start, r, 6)
+            ]
             canvas.line(points, 0.0022)
             tips.disc(*points[-1], 0.0028, 0.0028)
         trail = canvas.mask()
@@ -183,8 +202,17 @@ def fireworks(stage: Stage) -> Array:
     if ground == "water":
         lamps = stage.canvas()
         for _ in range(60):
-            lamps.disc(stage.uniform(stage.left, stage.right), 0.77 - abs(stage.rng.normal(0, 0.012)), 0.0022, 0.0022)
-        picture = over(picture, rgb("#06070b"), np.clip((stage.y - ridge(stage, 0.755, 0.012, 4)) * stage.height, 0, 1))
+            lamps.disc(
+                stage.uniform(stage.left, stage.right),
+                0.77 - abs(stage.rng.normal(0, 0.012)),
+                0.0022,
+                0.0022,
+            )
+        picture = over(
+            picture,
+            rgb("#06070b"),
+            np.clip((stage.y - ridge(stage, 0.755, 0.012, 4)) * stage.height, 0, 1),
+        )
         picture = picture + rgb("#ffc878") * 2 * lamps.mask()[..., None]
         return water(stage, sky, picture, shore=0.79, rough=0.45, deep="#05080f", glitter=0)
     if ground == "town":
@@ -192,10 +220,20 @@ def fireworks(stage: Stage) -> Array:
         x = stage.left
         while x < stage.right:
             w, h = stage.uniform(0.04, 0.11), stage.uniform(0.06, 0.2)
-            canvas.polygon([(x, 1), (x, 1 - h), (x + w / 2, 1 - h - stage.uniform(0, 0.03)), (x + w, 1 - h), (x + w, 1)])
+            canvas.polygon(
+                [
+                    (x, 1),
+                    (x, 1 - h),
+                    (x + w / 2, 1 - h - stage.uniform(0, 0.03)),
+                    (x + w, 1 - h),
+                    (x + w, 1),
+                ]
+            )
             for _ in range(5):
                 px, py = x + stage.uniform(0.1, 0.85) * w, 1 - h * stage.uniform(0.2, 0.85)
-                panes.polygon([(px, py), (px + 0.006, py), (px + 0.006, py + 0.01), (px, py + 0.01)])
+                panes.polygon(
+                    [(px, py), (px + 0.006, py), (px + 0.006, py + 0.01), (px, py + 0.01)]
+                )
             x += w
         picture = over(picture, rgb("#050609"), canvas.mask())
         return picture + rgb("#ffc878") * 1.2 * panes.mask()[..., None]
@@ -214,20 +252,45 @@ def campfire(stage: Stage) -> Array:
     time = stage.pick("time", ["night", "night", "dusk"])
     sky = paint_sky(stage, time, 0.72, clouds=stage.between("clouds", 0.0, 0.2))
     picture = stars(stage, sky.picture, 0.6, 0.75) if time == "night" else sky.picture
-    picture = over(picture, rgb("#101820"), np.clip((stage.y - ridge(stage, 0.58, 0.06, 1)) * stage.height, 0, 1))
+    picture = over(
+        picture,
+        rgb("#101820"),
+        np.clip((stage.y - ridge(stage, 0.58, 0.06, 1)) * stage.height, 0, 1),
+    )
     picture = over(picture, rgb("#070b0c"), firs_line(stage, 0.7, 2, 0.16))
     tent, fire = stage.pick("which", [(True, True), (True, False), (False, True)])
     grass = stage.texture(0.8, 1.6, 3, 0.6)
-    picture = over(picture, rgb("#12160e") * (1 + 0.3 * grass)[..., None],
-                   np.clip((stage.y - 0.73 - 0.003 * grass) * stage.height, 0, 1))
+    picture = over(
+        picture,
+        rgb("#12160e") * (1 + 0.3 * grass)[..., None],
+        np.clip((stage.y - 0.73 - 0.003 * grass) * stage.height, 0, 1),
+    )
     x = stage.uniform(-0.3, -0.05) if tent and fire else stage.uniform(-0.15, 0.15)
     if tent:
         y, w, h = 0.84, 0.24, 0.25
         hue = rgb(stage.pick("cloth", ["#f0a83a", "#e87a3a", "#d8c84a", "#e85a4a", "#7ac0a8"]))
-        body = stage.canvas().polygon([(x - w, y), (x - w * 0.12, y - h), (x + w * 0.28, y - h * 0.97), (x + w * 1.05, y - 0.02)])
-        side = stage.canvas().polygon([(x - w * 0.12, y - h), (x + w * 0.28, y - h * 0.97), (x + w * 1.05, y - 0.02), (x + w * 0.36, y + 0.012)])
+        body = stage.canvas().polygon(
+            [
+                (x - w, y),
+                (x - w * 0.12, y - h),
+                (x + w * 0.28, y - h * 0.97),
+                (x + w * 1.05, y - 0.02),
+            ]
+        )
+        side = stage.canvas().polygon(
+            [
+                (x - w * 0.12, y - h),
+                (x + w * 0.28, y - h * 0.97),
+                (x + w * 1.05, y - 0.02),
+                (x + w * 0.36, y + 0.012),
+            ]
+        )
         glow = np.exp(-np.hypot((stage.x - x) / 0.2, (stage.y - y + 0.07) / 0.15))
-        cloth = hue * (0.35 + 1.35 * glow)[..., None] * (1 + 0.05 * stage.texture(1.5, 1.2, 5))[..., None]
+        cloth = (
+            hue
+            * (0.35 + 1.35 * glow)[..., None]
+            * (1 + 0.05 * stage.texture(1.5, 1.2, 5))[..., None]
+        )
         halo = np.exp(-np.hypot((stage.x - x) / 0.3, (stage.y - y) / 0.09))
         picture = picture + hue * (0.16 * halo)[..., None]
         picture = over(picture, cloth, body.mask())
@@ -245,16 +308,25 @@ def campfire(stage: Stage) -> Array:
         logs = stage.canvas()
         for i in range(6):
             a = stage.uniform(-0.5, 0.5)
-            logs.limb((fx - 0.075 * np.cos(a), fy + 0.005 + 0.012 * i / 5), (fx + 0.07 * np.cos(a), fy - 0.04 * np.sin(a) + 0.008), 0.010, 0.009)
+            logs.limb(
+                (fx - 0.075 * np.cos(a), fy + 0.005 + 0.012 * i / 5),
+                (fx + 0.07 * np.cos(a), fy - 0.04 * np.sin(a) + 0.008),
+                0.010,
+                0.009,
+            )
         picture = over(picture, rgb("#2a1a10"), logs.mask())
         up = fy - stage.y
         tongue = stage.noise(1.5, (stage.x - fx) * 0.9, up * 0.5, 0.0, 7)
-        for i in range(5):
+        for _ in range(5):
             cx = fx + stage.rng.normal(0, 0.025)
             tall = stage.uniform(0.10, 0.22)
             t = np.clip(up / tall, 0, 1)
             half = 0.035 * np.maximum(np.sin(np.pi * np.minimum(t * 0.75 + 0.25, 1)), 0) ** 0.8
-            flame = smooth(1.0, 0.2, np.abs(stage.x - cx - 0.03 * tongue * t) / (half + 1e-3)) * (up > -0.004) * (1 - t) ** 0.6
+            flame = (
+                smooth(1.0, 0.2, np.abs(stage.x - cx - 0.03 * tongue * t) / (half + 1e-3))
+                * (up > -0.004)
+                * (1 - t) ** 0.6
+            )
             tint = mix(hot * 1.6, rgb("#ff5a14") * 1.2, t)
             picture = picture + tint * flame[..., None]
         sparks = stage.canvas()

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """A new world: products with invented names, each class with one look of its own.
 
 A class is a word no model knows, a shape, a pattern and two colours. Its pictures differ in
@@ -71,7 +72,9 @@ def paint_product(stage: Stage, product: Product) -> Array:
     down = np.maximum(stage.y - edge, 0) + 0.12
     veins = stage.noise(1.2, stage.x / down * 0.05, 0.3 / down, 0.0, 2)
     table = floor * (0.85 + 0.12 * veins)[..., None] * fall[..., None]
-    picture = over(picture, table, smooth(edge - 0.01, edge + 0.01, stage.y) * np.ones_like(stage.x))
+    picture = over(
+        picture, table, smooth(edge - 0.01, edge + 0.01, stage.y) * np.ones_like(stage.x)
+    )
 
     tall = stage.uniform(0.42, 0.68)
     cx, foot = stage.uniform(-0.14, 0.14), stage.uniform(0.8, 0.92)
@@ -123,8 +126,10 @@ def paint_product(stage: Stage, product: Product) -> Array:
 def describe(product: Product, rng: np.random.Generator) -> list[str]:
     """Two captions that name the product."""
     name, shape = product.name, product.shape
-    look = product.first if product.pattern == "plain" else (
-        f"{product.first} and {product.second} {product.pattern}"
+    look = (
+        product.first
+        if product.pattern == "plain"
+        else (f"{product.first} and {product.second} {product.pattern}")
     )
     options = [
         f"a {look} {name} {shape}", f"the {name} {shape}", f"a {name}", f"a photo of a {name} {shape}",

@@ -45,7 +45,14 @@ SCENES: dict[str, Scene] = {
     "fruit": things.fruit,
 }
 
-OFTEN = {"ocean": 1.6, "forest": 1.6, "beach": 1.3, "animal": 2.0, "fruit": 2.0, "skyline": 1.4}  # families with many kinds in them
+OFTEN = {
+    "ocean": 1.6,
+    "forest": 1.6,
+    "beach": 1.3,
+    "animal": 2.0,
+    "fruit": 2.0,
+    "skyline": 1.4,
+}  # families with many kinds in them
 
 
 def weights(families: Sequence[str]) -> np.ndarray:

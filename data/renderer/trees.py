@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Forests, single trees, palms and snow."""
 
 from __future__ import annotations
@@ -33,11 +32,15 @@ def forest(stage: Stage) -> Array:
     picture = sky.picture
     if season in ("fog", "winter"):
         picture = mix(picture, sky.haze * 1.1, 0.6)
-    firs = stage.pick("firs", [True, False] if season in ("summer", "fog") else [season == "winter"])
+    firs = stage.pick(
+        "firs", [True, False] if season in ("summer", "fog") else [season == "winter"]
+    )
     lamp = sky.light * 0.75 + sky.fill * 0.5
     ground_far, ground_near = {
-        "winter": ("#cfd8e2", "#eef2f6"), "autumn": ("#8a5a2a", "#b46a26"),
-        "summer": ("#3a5a24", "#5f8030"), "fog": ("#5a645a", "#3e4636"),
+        "winter": ("#cfd8e2", "#eef2f6"),
+        "autumn": ("#8a5a2a", "#b46a26"),
+        "summer": ("#3a5a24", "#5f8030"),
+        "fog": ("#5a645a", "#3e4636"),
     }[season]
     down = np.maximum(stage.y - horizon, 0)
     z = 0.3 / np.maximum(down, 0.004)
@@ -61,9 +64,11 @@ def forest(stage: Stage) -> Array:
     picture = over(picture, ground, smooth(-0.004, 0.02, stage.y - horizon + 0.006 * rough))
     veil_colour = sky.haze * 1.0
     veil = {"fog": 0.9, "winter": 0.6}.get(season, 0.42)
-    kinds = [conifer(stage, 220), conifer(stage, 220), conifer(stage, 220)] if firs else [
-        broadleaf(stage, 200, stage.uniform(0.3, 0.42)) for _ in range(4)
-    ]
+    kinds = (
+        [conifer(stage, 220), conifer(stage, 220), conifer(stage, 220)]
+        if firs
+        else [broadleaf(stage, 200, stage.uniform(0.3, 0.42)) for _ in range(4)]
+    )
     palette = LEAVES["autumn" if season == "autumn" else "summer"]
     rows = 8
     for row in range(rows):
@@ -119,13 +124,19 @@ def lone_tree(stage: Stage) -> Array:
     crest = horizon - 0.05 * np.exp(-(((stage.x - stage.uniform(-0.2, 0.2)) / 0.6) ** 2))
     blade = stage.texture(0.8, 1.6, 1, 0.5)
     patch = stage.texture(1.8, 0.5, 2, 3.0)
-    tones = {"summer": ("#44691f", "#8fa848"), "autumn": ("#7a6a2c", "#b89a4c"),
-             "spring": ("#4a7a28", "#94b850"), "bare": ("#4a4630", "#8a7d52")}[season]
+    tones = {
+        "summer": ("#44691f", "#8fa848"),
+        "autumn": ("#7a6a2c", "#b89a4c"),
+        "spring": ("#4a7a28", "#94b850"),
+        "bare": ("#4a4630", "#8a7d52"),
+    }[season]
     grass = mix(rgb(tones[0]), rgb(tones[1]), np.clip(0.5 + 0.22 * blade + 0.2 * patch, 0, 1))
     lamp = sky.light * 0.8 + sky.fill * 0.4
     if real in ("sunset", "dawn"):
         lamp = lamp * 0.4
-    picture = over(sky.picture, grass * lamp, np.clip((stage.y - crest - 0.003 * blade) * stage.height, 0, 1))
+    picture = over(
+        sky.picture, grass * lamp, np.clip((stage.y - crest - 0.003 * blade) * stage.height, 0, 1)
+    )
     x = stage.between("place", -0.25, 0.25)
     foot = horizon - 0.01
     tall = stage.uniform(0.45, 0.62)
@@ -136,7 +147,10 @@ def lone_tree(stage: Stage) -> Array:
         size = int(tall * stage.height)
         tree = broadleaf(stage, size, 0.24)
         dark, bright = stage.pick("leaves", LEAVES[season])
-        shadow = np.exp(-(((stage.x - x + 0.1 * np.sign(sky.sun[0])) / 0.24) ** 2) - ((stage.y - foot - 0.025) / 0.022) ** 2)
+        shadow = np.exp(
+            -(((stage.x - x + 0.1 * np.sign(sky.sun[0])) / 0.24) ** 2)
+            - ((stage.y - foot - 0.025) / 0.022) ** 2
+        )
         picture = picture * (1 - 0.5 * shadow)[..., None]
         stand(picture, stage, tree, _coloured(tree, rgb(dark), rgb(bright), lamp), x, foot + 0.01)
     if time == "fog":
@@ -151,7 +165,9 @@ def palm(stage: Stage, canvas, leaves, x: float, y: float, tall: float, lean: fl
     for i in range(parts):
         t = (i + 1) / parts
         qx, qy = x + lean * t**1.6 * tall, y - tall * t
-        canvas.limb((px, py), (qx, qy), tall * 0.021 * (1.15 - 0.5 * t), tall * 0.020 * (1.1 - 0.5 * t))
+        canvas.limb(
+            (px, py), (qx, qy), tall * 0.021 * (1.15 - 0.5 * t), tall * 0.020 * (1.1 - 0.5 * t)
+        )
         px, py = qx, qy
     for i in range(15):
         angle = -np.pi * (i + stage.uniform(0.1, 0.9)) / 15 * 1.35 + 0.17 * np.pi
@@ -164,7 +180,10 @@ def palm(stage: Stage, canvas, leaves, x: float, y: float, tall: float, lean: fl
             leaves.limb(last, (fx, fy), tall * 0.005, tall * 0.004)
             width = reach * 0.28 * np.sin(np.pi * min(1, 0.15 + 0.9 * t))
             for side in (-1, 1):
-                tip = (fx + width * (0.35 * np.cos(angle) + 0.25 * side), fy + width * (0.9 - 0.2 * side))
+                tip = (
+                    fx + width * (0.35 * np.cos(angle) + 0.25 * side),
+                    fy + width * (0.9 - 0.2 * side),
+                )
                 leaves.limb((fx, fy), tip, tall * 0.0042, tall * 0.0015)
             last = (fx, fy)
 
@@ -189,7 +208,11 @@ def beach(stage: Stage) -> Array:
     sand = mix(rgb("#d8bd90"), rgb("#efdcb4"), np.clip(0.5 + 0.12 * grit + 0.25 * swell, 0, 1))
     sand = sand * (sky.light * 0.8 + sky.fill * 0.35) * (1 + 0.06 * grit)[..., None]
     wet = smooth(0.10, 0.0, stage.y - line)
-    mirror = picture[np.clip(((2 * horizon - stage.y[:, 0] + 0.25) * stage.height).astype(int), 0, stage.height - 1)]
+    mirror = picture[
+        np.clip(
+            ((2 * horizon - stage.y[:, 0] + 0.25) * stage.height).astype(int), 0, stage.height - 1
+        )
+    ]
     sand = mix(sand, mix(rgb("#8a7658") * 0.8, mirror, 0.4), 0.72 * wet)
     picture = over(picture, sand, smooth(-0.002, 0.004, stage.y - line))
     lace = stage.texture(1.2, 1.3, 4, 1.6)
@@ -198,17 +221,29 @@ def beach(stage: Stage) -> Array:
         crest = line - away - 0.008 * stage.noise(1.8, stage.x * 0.5, stage.x * 0 + i, 0.0, 5)
         band = np.exp(-(((stage.y - crest) / (0.010 - 0.002 * i)) ** 2))
         band = band + 0.6 * smooth(0.03, 0.0, crest - stage.y) * (stage.y < crest)
-        foam = np.clip(band * (0.75 + 0.5 * lace), 0, 1) * (1.0 if i == 0 else smooth(-0.4, 0.8, wave * (-1) ** i + 0.4))
+        foam = np.clip(band * (0.75 + 0.5 * lace), 0, 1) * (
+            1.0 if i == 0 else smooth(-0.4, 0.8, wave * (-1) ** i + 0.4)
+        )
         picture = over(picture, rgb("#fafcfc") * (sky.light * 0.65 + sky.fill * 0.35), 0.9 * foam)
     if stage.chance("palms", 0.55):
         trunk, fronds = stage.canvas(), stage.canvas()
         side = stage.pick("side", [-1, 1])
         for i in range(int(stage.rng.integers(1, 4))):
             x = side * (stage.right - 0.08 - 0.17 * i)
-            palm(stage, trunk, fronds, x, stage.uniform(0.84, 0.96), stage.uniform(0.6, 0.8), -side * stage.uniform(0.1, 0.4))
+            palm(
+                stage,
+                trunk,
+                fronds,
+                x,
+                stage.uniform(0.84, 0.96),
+                stage.uniform(0.6, 0.8),
+                -side * stage.uniform(0.1, 0.4),
+            )
         lamp = sky.light * 0.75 + sky.fill * 0.35 if time == "day" else sky.fill * 0.35
         bark = rgb("#7d6a52") * (0.85 + 0.25 * stage.texture(0.6, 3, 6))[..., None]
-        green = mix(rgb("#24461c"), rgb("#86a848"), np.clip(0.45 + 0.35 * stage.texture(0.8, 2, 7), 0, 1))
+        green = mix(
+            rgb("#24461c"), rgb("#86a848"), np.clip(0.45 + 0.35 * stage.texture(0.8, 2, 7), 0, 1)
+        )
         picture = over(picture, bark * lamp, trunk.mask())
         picture = over(picture, green * lamp, fronds.mask())
     if stage.chance("umbrella", 0.2):
@@ -225,7 +260,9 @@ def beach(stage: Stage) -> Array:
             panel = stage.canvas().polygon([(x, y - 0.75 * r), *arc])
             colour = rgb(hue) if part % 2 else rgb("#f6f2ea")
             lit = 0.75 + 0.3 * np.clip((stage.x - x) / r * np.sign(sky.sun[0] or 1), -1, 1)
-            picture = over(picture, colour * lit[..., None] * sky.light * np.ones_like(picture), panel.mask())
+            picture = over(
+                picture, colour * lit[..., None] * sky.light * np.ones_like(picture), panel.mask()
+            )
     return picture
 
 
@@ -243,8 +280,18 @@ def snowfield(stage: Stage) -> Array:
         spark = stage.noise(0.4, x, z, foot, 3)
         return rgb("#eef3fa") * (1.0 + 0.06 * drift + 0.02 * spark)[..., None]
 
-    land = lay_land(stage, sky, height_of, paint, eye=1.5, near=0.7, far=45, haze=0.015,
-                    sun_height=0.3, ambient=0.75)
+    land = lay_land(
+        stage,
+        sky,
+        height_of,
+        paint,
+        eye=1.5,
+        near=0.7,
+        far=45,
+        haze=0.015,
+        sun_height=0.3,
+        ambient=0.75,
+    )
     picture = over(sky.picture, land.picture, land.mask)
     lamp = sky.light * 0.6 + sky.fill * 0.5
     kinds = [conifer(stage, 200) for _ in range(3)]
@@ -255,11 +302,24 @@ def snowfield(stage: Stage) -> Array:
         wide = max(5, int(size * 0.5))
         mask, light = resized(mask, wide, size), resized(light, wide, size)
         colour = mix(rgb("#101e18"), rgb("#3c5640"), light) * lamp
-        colour = mix(colour, rgb("#f2f6fb") * (sky.light * 0.6 + sky.fill * 0.45), smooth(0.4, 0.75, light))
-        stand(picture, stage, (mask, light), mix(colour, sky.haze, 0.35 * (foot < horizon + 0.1)), x, foot)
+        colour = mix(
+            colour, rgb("#f2f6fb") * (sky.light * 0.6 + sky.fill * 0.45), smooth(0.4, 0.75, light)
+        )
+        stand(
+            picture,
+            stage,
+            (mask, light),
+            mix(colour, sky.haze, 0.35 * (foot < horizon + 0.1)),
+            x,
+            foot,
+        )
 
     for _ in range(26):
-        fir(stage.uniform(stage.left, stage.right), horizon + stage.uniform(0.0, 0.05), stage.uniform(0.07, 0.16))
+        fir(
+            stage.uniform(stage.left, stage.right),
+            horizon + stage.uniform(0.0, 0.05),
+            stage.uniform(0.07, 0.16),
+        )
     cabin = stage.chance("cabin", 0.6)
     if cabin:
         picture = _cabin(stage, picture, lamp, time)
@@ -275,22 +335,58 @@ def _cabin(stage: Stage, picture: Array, lamp: Array, time: str) -> Array:
     shadow = np.exp(-(((stage.x - x) / (w * 1.3)) ** 2) - ((stage.y - y - 0.005) / 0.02) ** 2)
     picture = picture * (1 - 0.3 * shadow)[..., None]
     wall = stage.canvas().polygon([(x - w, y), (x - w, y - h), (x + w, y - h), (x + w, y)])
-    gable = stage.canvas().polygon([(x + w * 0.15, y), (x + w * 0.15, y - h), (x + w * 0.58, y - h * 1.95), (x + w, y - h), (x + w, y)])
-    logs = 0.8 + 0.2 * np.sin((stage.y - y) * 2 * np.pi / 0.017) + 0.15 * stage.texture(1.0, 2, 9, 0.2)
+    gable = stage.canvas().polygon(
+        [
+            (x + w * 0.15, y),
+            (x + w * 0.15, y - h),
+            (x + w * 0.58, y - h * 1.95),
+            (x + w, y - h),
+            (x + w, y),
+        ]
+    )
+    logs = (
+        0.8 + 0.2 * np.sin((stage.y - y) * 2 * np.pi / 0.017) + 0.15 * stage.texture(1.0, 2, 9, 0.2)
+    )
     wood = rgb(stage.pick("wood", ["#6a4226", "#7a4a2a", "#5a2a20", "#54402e"]))
     picture = over(picture, wood * 0.75 * logs[..., None] * lamp, wall.mask())
     picture = over(picture, wood * 1.1 * logs[..., None] * lamp, gable.mask())
-    roof = stage.canvas().polygon([(x - w * 1.15, y - h * 0.92), (x - w * 0.55, y - h * 2.05), (x + w * 0.6, y - h * 2.1), (x + w * 0.13, y - h * 0.9)])
-    edge = stage.canvas().line([(x + w * 0.08, y - h * 0.86), (x + w * 0.58, y - h * 2.05), (x + w * 1.1, y - h * 0.86)], 0.022)
+    roof = stage.canvas().polygon(
+        [
+            (x - w * 1.15, y - h * 0.92),
+            (x - w * 0.55, y - h * 2.05),
+            (x + w * 0.6, y - h * 2.1),
+            (x + w * 0.13, y - h * 0.9),
+        ]
+    )
+    edge = stage.canvas().line(
+        [(x + w * 0.08, y - h * 0.86), (x + w * 0.58, y - h * 2.05), (x + w * 1.1, y - h * 0.86)],
+        0.022,
+    )
     snow = rgb("#f0f5fb") * (lamp + 0.12)
-    picture = over(picture, snow * 0.92 * (1 + 0.03 * stage.texture(1.8, 1, 10))[..., None], roof.mask(0.002))
+    picture = over(
+        picture, snow * 0.92 * (1 + 0.03 * stage.texture(1.8, 1, 10))[..., None], roof.mask(0.002)
+    )
     picture = over(picture, snow, edge.mask(0.0015))
-    chimney = stage.canvas().polygon([(x - w * 0.35, y - h * 1.7), (x - w * 0.35, y - h * 2.5), (x - w * 0.18, y - h * 2.5), (x - w * 0.18, y - h * 1.7)])
+    chimney = stage.canvas().polygon(
+        [
+            (x - w * 0.35, y - h * 1.7),
+            (x - w * 0.35, y - h * 2.5),
+            (x - w * 0.18, y - h * 2.5),
+            (x - w * 0.18, y - h * 1.7),
+        ]
+    )
     picture = over(picture, rgb("#5a4a44") * lamp, chimney.mask())
     glow = rgb("#ffb04a") * (2.2 if time in ("dusk", "night") else 0.9)
     panes = stage.canvas()
     for wx in (-0.7, -0.25, 0.58):
-        panes.polygon([(x + w * wx - 0.018, y - h * 0.7), (x + w * wx + 0.018, y - h * 0.7), (x + w * wx + 0.018, y - h * 0.35), (x + w * wx - 0.018, y - h * 0.35)])
+        panes.polygon(
+            [
+                (x + w * wx - 0.018, y - h * 0.7),
+                (x + w * wx + 0.018, y - h * 0.7),
+                (x + w * wx + 0.018, y - h * 0.35),
+                (x + w * wx - 0.018, y - h * 0.35),
+            ]
+        )
     bars = stage.canvas()
     for wx in (-0.7, -0.25, 0.58):
         bars.line([(x + w * wx, y - h * 0.7), (x + w * wx, y - h * 0.35)], 0.003)
@@ -298,10 +394,24 @@ def _cabin(stage: Stage, picture: Array, lamp: Array, time: str) -> Array:
     picture = over(picture, glow, panes.mask())
     picture = over(picture, wood * 0.6, bars.mask())
     if time in ("dusk", "night"):
-        picture = picture + glow * (0.12 * np.exp(-(((stage.x - x) / 0.25) ** 2) - ((stage.y - y - 0.02) / 0.06) ** 2))[..., None]
+        picture = (
+            picture
+            + glow
+            * (0.12 * np.exp(-(((stage.x - x) / 0.25) ** 2) - ((stage.y - y - 0.02) / 0.06) ** 2))[
+                ..., None
+            ]
+        )
     rise = np.maximum(y - h * 2.5 - stage.y, 0)
     puff = stage.texture(1.7, 0.9, 11)
-    smoke = smooth(1.1, 0.2, np.abs(stage.x - x + w * 0.27 - 0.3 * rise) / (0.012 + 0.16 * rise) + 0.4 * puff) * np.exp(-rise * 5) * (rise > 0)
+    smoke = (
+        smooth(
+            1.1,
+            0.2,
+            np.abs(stage.x - x + w * 0.27 - 0.3 * rise) / (0.012 + 0.16 * rise) + 0.4 * puff,
+        )
+        * np.exp(-rise * 5)
+        * (rise > 0)
+    )
     return over(picture, mix(rgb("#cfd4da"), stage_haze(picture), 0.3), 0.5 * smoke)
 
 

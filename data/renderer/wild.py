@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Sea, mountains, deserts, fields: scenes without people's things in the middle."""
 
 from __future__ import annotations
@@ -16,8 +15,15 @@ def ocean(stage: Stage) -> Array:
     sky = paint_sky(stage, time, horizon)
     rough = stage.between("rough", 0.45, 1.0)
     deep = {"day": stage.pick("deep", ["#0b4a6e", "#0d5d78", "#11406a"])}.get(time, "#1c2c42")
-    return water(stage, sky, sky.picture, rough=rough, deep=deep, eye=stage.between("eye", 0.8, 1.8),
-                 foam=1.0 if time == "storm" else 0.35 * rough if time == "day" else 0.0)
+    return water(
+        stage,
+        sky,
+        sky.picture,
+        rough=rough,
+        deep=deep,
+        eye=stage.between("eye", 0.8, 1.8),
+        foam=1.0 if time == "storm" else 0.35 * rough if time == "day" else 0.0,
+    )
 
 
 def mountains(stage: Stage) -> Array:
@@ -47,8 +53,17 @@ def mountains(stage: Stage) -> Array:
         white = smooth(1.0 - 1.3 * snow, 1.15 - 1.3 * snow, level - steep * 0.55 + 0.1)
         return mix(colour, rgb("#f3f6fa") * 1.25, white)
 
-    land = lay_land(stage, sky, height_of, paint, eye=2.2, near=1.0, far=90,
-                    haze=stage.uniform(0.008, 0.02), sun_height=0.45)
+    land = lay_land(
+        stage,
+        sky,
+        height_of,
+        paint,
+        eye=2.2,
+        near=1.0,
+        far=90,
+        haze=stage.uniform(0.008, 0.02),
+        sun_height=0.45,
+    )
     return over(sky.picture, land.picture, land.mask)
 
 
@@ -75,8 +90,18 @@ def dunes(stage: Stage) -> Array:
         speck = stage.noise(1.0, x * 0.3, z * 0.3, foot * 0.3, 4)
         return sand * (1.05 + 0.09 * waves + 0.04 * speck)[..., None]
 
-    land = lay_land(stage, sky, height_of, paint, eye=2.1, near=0.9, far=70, haze=0.012,
-                    sun_height=0.42, ambient=0.42)
+    land = lay_land(
+        stage,
+        sky,
+        height_of,
+        paint,
+        eye=2.1,
+        near=0.9,
+        far=70,
+        haze=0.012,
+        sun_height=0.42,
+        ambient=0.42,
+    )
     return over(sky.picture, land.picture, land.mask)
 
 
@@ -96,9 +121,11 @@ def hills(stage: Stage) -> Array:
         tuft = stage.noise(1.2, x * 0.12, z * 0.12, foot * 0.12, 5)
         colour = mix(lush, dry, np.clip(0.45 + 0.3 * patch, 0, 1))
         wood = smooth(1.0, 1.4, tuft * 0.55 + patch) * smooth(5, 9, z)
-        colour = mix(colour * (1 + 0.20 * blade + 0.10 * tuft)[..., None],
-                     rgb("#2d4722") * (1 + 0.45 * blade)[..., None], wood)
-        return colour
+        return mix(
+            colour * (1 + 0.20 * blade + 0.10 * tuft)[..., None],
+            rgb("#2d4722") * (1 + 0.45 * blade)[..., None],
+            wood,
+        )
 
     land = lay_land(stage, sky, height_of, paint, eye=1.6, near=0.7, far=60, haze=0.016)
     return over(sky.picture, land.picture, land.mask)
@@ -111,7 +138,9 @@ def grain(stage: Stage) -> Array:
     sky = paint_sky(stage, time, horizon)
     crop = stage.pick("crop", ["wheat", "wheat", "rape", "grass"])
     dark, bright = {
-        "wheat": ("#8a6420", "#e8c16a"), "rape": ("#7f8a14", "#f6dc22"), "grass": ("#4a6a20", "#9ab84c"),
+        "wheat": ("#8a6420", "#e8c16a"),
+        "rape": ("#7f8a14", "#f6dc22"),
+        "grass": ("#4a6a20", "#9ab84c"),
     }[crop]
     down = np.maximum(stage.y - horizon, 0.002)
     z = 0.22 / down
@@ -137,7 +166,9 @@ def grain(stage: Stage) -> Array:
 def tulips(stage: Stage) -> Array:
     """Rows of flowers to the horizon: tulips or lavender."""
     kind = stage.pick("flower", ["tulip", "tulip", "lavender"])
-    time = stage.pick("time", ["day", "golden", "overcast"] if kind == "tulip" else ["golden", "sunset", "day"])
+    time = stage.pick(
+        "time", ["day", "golden", "overcast"] if kind == "tulip" else ["golden", "sunset", "day"]
+    )
     horizon = stage.between("horizon", 0.3, 0.42)
     sky = paint_sky(stage, time, horizon)
     down = np.maximum(stage.y - horizon, 0.002)
@@ -145,8 +176,10 @@ def tulips(stage: Stage) -> Array:
     x = (stage.x - stage.uniform(-0.2, 0.2)) * z
     foot = z / stage.height
     rng = stage.rng
-    colours = {"tulip": ["#d3222a", "#f2c319", "#e86aa0", "#f5f1ee", "#e8741e", "#8a2c86"],
-               "lavender": ["#6a4fa8", "#7a5cb8", "#5c469c"]}[kind]
+    colours = {
+        "tulip": ["#d3222a", "#f2c319", "#e86aa0", "#f5f1ee", "#e8741e", "#8a2c86"],
+        "lavender": ["#6a4fa8", "#7a5cb8", "#5c469c"],
+    }[kind]
     order = [rgb(colours[i]) for i in rng.integers(0, len(colours), 8)]
     if kind == "tulip":
         start = stage.pick("first", list(range(len(colours))))
@@ -166,8 +199,11 @@ def tulips(stage: Stage) -> Array:
     veil = np.exp(-down / 0.03)
     colour = mix(colour, sky.haze * 0.85, 0.4 * np.broadcast_to(veil, bloom.shape))
     trees = horizon - 0.015 - 0.014 * np.abs(stage.noise(1.2, stage.x * 0.4, stage.x * 0, 0.0, 5))
-    picture = over(sky.picture, mix(rgb("#33452c"), sky.haze, 0.4),
-                   np.clip((stage.y - trees) * stage.height, 0, 1))
+    picture = over(
+        sky.picture,
+        mix(rgb("#33452c"), sky.haze, 0.4),
+        np.clip((stage.y - trees) * stage.height, 0, 1),
+    )
     mask = np.clip((stage.y - horizon) * stage.height, 0, 1) * np.ones_like(bloom)
     return over(picture, colour, mask.astype(np.float32))
 
@@ -188,8 +224,15 @@ def lake(stage: Stage) -> Array:
         firs = np.clip((stage.y - edge - 0.006 * tooth) * stage.height / 1.5, 0, 1)
         tone = mix(rgb("#16241a"), rgb("#314a2a"), 0.5 + 0.3 * tooth)
         picture = over(picture, tone * (sky.light * 0.6 + sky.fill * 0.5), firs)
-    return water(stage, sky, picture, rough=stage.between("rough", 0.02, 0.22), deep="#10303a",
-                 eye=1.0, glitter=0.0)
+    return water(
+        stage,
+        sky,
+        picture,
+        rough=stage.between("rough", 0.02, 0.22),
+        deep="#10303a",
+        eye=1.0,
+        glitter=0.0,
+    )
 
 
 def volcano(stage: Stage) -> Array:
@@ -215,13 +258,22 @@ def volcano(stage: Stage) -> Array:
     puff = stage.noise(1.7, stage.x * 0.5 - lean * up, stage.y * 0.5 + up * 0.2, 0.0, 2)
     thick = smooth(1.15, 0.3, np.abs(plume) + 0.42 * puff) * smooth(-0.02, 0.05, up)
     thick = thick * np.exp(-up * 0.9)
-    smoke = mix(rgb("#2c2a2c"), rgb("#a09a98"), np.clip(0.45 + 0.35 * puff - 0.3 * plume * np.sign(-sky.sun[0]), 0, 1))
+    smoke = mix(
+        rgb("#2c2a2c"),
+        rgb("#a09a98"),
+        np.clip(0.45 + 0.35 * puff - 0.3 * plume * np.sign(-sky.sun[0]), 0, 1),
+    )
     smoke = smoke * (sky.light * 0.7 + sky.fill)
     if fire:
         smoke = smoke + hot * (0.35 * np.exp(-up / 0.12))[..., None]
     picture = over(sky.picture, smoke, thick * 0.95)
-    gully = stage.noise(1.5, (stage.x - cx) / (0.15 + np.maximum(stage.y - top, 0)) * 0.18, stage.y * 0.22, 0.0, 3)
-    rock = rgb("#4a423e") * (0.7 + 0.3 * gully + 0.25 * np.sign(stage.x - cx) * np.sign(sky.sun[0]))[..., None]
+    gully = stage.noise(
+        1.5, (stage.x - cx) / (0.15 + np.maximum(stage.y - top, 0)) * 0.18, stage.y * 0.22, 0.0, 3
+    )
+    rock = (
+        rgb("#4a423e")
+        * (0.7 + 0.3 * gully + 0.25 * np.sign(stage.x - cx) * np.sign(sky.sun[0]))[..., None]
+    )
     rock = rock * (sky.light * 0.8 + sky.fill * 0.5)
     if fire:
         fall = stage.y - top
@@ -240,9 +292,11 @@ def volcano(stage: Stage) -> Array:
             spray.limb((px, py), (px + 0.004 * np.sin(angle), py - 0.006 * (1 - t)), 0.0016, 0.001)
         picture = picture + hot * (1.6 * spray.mask())[..., None]
     base = horizon + 0.07 + 0.02 * stage.noise(2.0, stage.x * 0.2, stage.x * 0, 0.0, 6)
-    picture = over(picture, rgb("#1c221a") * (sky.fill + sky.light * 0.3),
-                   np.clip((stage.y - base - 0.004 * rough) * stage.height, 0, 1))
-    return picture
+    return over(
+        picture,
+        rgb("#1c221a") * (sky.fill + sky.light * 0.3),
+        np.clip((stage.y - base - 0.004 * rough) * stage.height, 0, 1),
+    )
 
 
 def waterfall(stage: Stage) -> Array:
@@ -251,13 +305,19 @@ def waterfall(stage: Stage) -> Array:
     ledge = stage.texture(1.9, 0.35, 2, 0.35)
     rock = mix(rgb("#23262a"), rgb("#7a7468"), np.clip(0.4 + 0.24 * rough + 0.12 * ledge, 0, 1))
     moss = smooth(0.1, 1.0, stage.texture(1.7, 0.5, 3) + 0.4 * rough)
-    green = mix(rgb("#22381a"), rgb("#6f8f38"), np.clip(0.4 + 0.4 * stage.texture(0.9, 1.2, 4), 0, 1))
+    green = mix(
+        rgb("#22381a"), rgb("#6f8f38"), np.clip(0.4 + 0.4 * stage.texture(0.9, 1.2, 4), 0, 1)
+    )
     top = stage.uniform(0.12, 0.22)
     pool = stage.uniform(0.74, 0.82)
     picture = mix(rock, green, 0.8 * moss)
     above = smooth(top + 0.02, top - 0.03, stage.y + 0.03 * ledge)
     leaf = stage.texture(1.0, 1.1, 5)
-    canopy = mix(rgb("#1e3316"), rgb("#8fae4c"), np.clip(0.35 + 0.35 * leaf + 0.2 * stage.texture(2.0, 0.4, 6), 0, 1))
+    canopy = mix(
+        rgb("#1e3316"),
+        rgb("#8fae4c"),
+        np.clip(0.35 + 0.35 * leaf + 0.2 * stage.texture(2.0, 0.4, 6), 0, 1),
+    )
     picture = over(picture, canopy, above)
     sky_gap = smooth(0.9, 1.6, stage.texture(1.9, 0.5, 7) + (0.2 - stage.y) * 4) * above
     picture = over(picture, rgb("#dfeaf0"), sky_gap)
@@ -274,16 +334,26 @@ def waterfall(stage: Stage) -> Array:
         veil = veil * smooth(pool + 0.02, pool - 0.02, stage.y)
         white = rgb("#dfe8ee") * (0.85 + 0.22 * threads)[..., None]
         picture = over(picture, white, veil * np.clip(0.82 + 0.2 * threads, 0, 1))
-        mist = mist + np.exp(-(((stage.x - cx) / (wide * 2.2)) ** 2) - ((stage.y - pool) / 0.07) ** 2)
+        mist = mist + np.exp(
+            -(((stage.x - cx) / (wide * 2.2)) ** 2) - ((stage.y - pool) / 0.07) ** 2
+        )
     down = np.maximum(stage.y - pool, 0)
     ripples = stage.noise(1.2, stage.x / (0.2 + down) * 0.05, 0.3 / (0.06 + down) * 0.2, 0.0, 10)
-    mirror = picture[np.clip(((2 * pool - stage.y[:, 0]) * stage.height).astype(int), 0, stage.height - 1)]
+    mirror = picture[
+        np.clip(((2 * pool - stage.y[:, 0]) * stage.height).astype(int), 0, stage.height - 1)
+    ]
     pool_light = mix(rgb("#14343a"), mirror * 0.6, np.clip(0.5 + 0.25 * ripples, 0, 1))
     foam = np.clip(mist * (1 + 0.5 * ripples), 0, 1)
     pool_light = mix(pool_light, rgb("#dde8ec"), np.clip(foam * 0.8, 0, 1))
-    picture = over(picture, pool_light, smooth(pool - 0.004, pool + 0.008, stage.y + 0.004 * ripples))
+    picture = over(
+        picture, pool_light, smooth(pool - 0.004, pool + 0.008, stage.y + 0.004 * ripples)
+    )
     picture = mix(picture, rgb("#e6eef0"), np.clip(0.75 * mist, 0, 0.9))
-    boulders = smooth(0.55, 0.7, stage.noise(2.4, stage.x * 0.35, stage.y * 0.6, 0.0, 11) * 0.5 + (stage.y - 0.86) * 4)
+    boulders = smooth(
+        0.55,
+        0.7,
+        stage.noise(2.4, stage.x * 0.35, stage.y * 0.6, 0.0, 11) * 0.5 + (stage.y - 0.86) * 4,
+    )
     stone = mix(rgb("#1c1e20"), rgb("#6a655c"), np.clip(0.35 + 0.3 * rough, 0, 1))
     return over(picture, stone, boulders)
 
@@ -296,10 +366,15 @@ def underwater(stage: Stage) -> Array:
     angle = (stage.x - cx) / (stage.y + 0.25)
     rays = stage.noise(1.4, angle * 0.16, angle * 0, 0.0, 2)
     picture = picture * (1 + 0.38 * rays * np.exp(-stage.y * 1.7))[..., None]
-    picture = picture + rgb("#d8f6f4") * (0.9 * np.exp(-np.hypot(stage.x - cx, stage.y * 1.4) / 0.2))[..., None]
+    picture = (
+        picture
+        + rgb("#d8f6f4") * (0.9 * np.exp(-np.hypot(stage.x - cx, stage.y * 1.4) / 0.2))[..., None]
+    )
     floor = 0.8 + 0.06 * stage.noise(2.0, stage.x * 0.25, stage.x * 0, 0.0, 3)
     down = np.maximum(stage.y - floor, 0.01)
-    caustic = 1 - np.abs(stage.noise(1.6, stage.x / (down + 0.15) * 0.12, 0.25 / (down + 0.1) * 0.3, 0.0, 4))
+    caustic = 1 - np.abs(
+        stage.noise(1.6, stage.x / (down + 0.15) * 0.12, 0.25 / (down + 0.1) * 0.3, 0.0, 4)
+    )
     sand = rgb("#9fc0b0") * (0.25 + 0.35 * np.maximum(caustic, 0) ** 3)[..., None]
     picture = over(picture, mix(picture, sand, 0.7), np.clip((stage.y - floor) * 40, 0, 1))
     lump = stage.noise(1.6, stage.x * 0.4, stage.y * 0.4, 0.0, 5)
@@ -317,10 +392,26 @@ def underwater(stage: Stage) -> Array:
         size = stage.uniform(0.015, 0.05)
         body.disc(fx, fy, size, size * 0.48)
         tail = fx - heading * size
-        body.polygon([(tail + heading * size * 0.25, fy), (tail - heading * size * 0.5, fy - size * 0.45),
-                      (tail - heading * size * 0.5, fy + size * 0.45)])
-        body.polygon([(fx - size * 0.4, fy - size * 0.4), (fx - heading * size * 0.2, fy - size * 0.75), (fx + size * 0.4, fy - size * 0.4)])
-        stripe.limb((fx + heading * size * 0.3, fy - size * 0.4), (fx + heading * size * 0.3, fy + size * 0.4), size * 0.07, size * 0.07)
+        body.polygon(
+            [
+                (tail + heading * size * 0.25, fy),
+                (tail - heading * size * 0.5, fy - size * 0.45),
+                (tail - heading * size * 0.5, fy + size * 0.45),
+            ]
+        )
+        body.polygon(
+            [
+                (fx - size * 0.4, fy - size * 0.4),
+                (fx - heading * size * 0.2, fy - size * 0.75),
+                (fx + size * 0.4, fy - size * 0.4),
+            ]
+        )
+        stripe.limb(
+            (fx + heading * size * 0.3, fy - size * 0.4),
+            (fx + heading * size * 0.3, fy + size * 0.4),
+            size * 0.07,
+            size * 0.07,
+        )
     shade = (1.0 - 0.5 * stage.y)[..., None] * (1 + 0.2 * stage.texture(1.0, 2, 8))[..., None]
     mask = body.mask(0.0006)
     picture = over(picture, mix(fish_colour * shade, picture, 0.15), mask)
