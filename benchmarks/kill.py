@@ -33,6 +33,7 @@ from PIL import Image
 
 from clipsearch.errors import SkippedPhoto
 from clipsearch.library import Library, indexing
+from clipsearch.models.runtimes.openvino_core import import_openvino
 from clipsearch.photos.decode import decode_photo, digest_photo
 from clipsearch.store.reader import Reader
 
@@ -216,8 +217,9 @@ def main() -> int:
     # Every batch is committed at once, so that kills fall between many commits.
     indexing.COMMIT_SECONDS = 0.0
     # Imported before the forks, so that a run is mostly its work.
-    import openvino  # noqa: F401
     import sqlalchemy  # noqa: F401
+
+    import_openvino()
 
     models = ["pocket", str(Path(options.other_model).resolve())]
     with tempfile.TemporaryDirectory() as work:

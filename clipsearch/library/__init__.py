@@ -128,9 +128,10 @@ class Library:
 
         Args:
             paths: folders; new ones are remembered.
-            model: what `clipsearch models` lists, or a directory. Default: the model in use; for
-                a new library CLIPSEARCH_MODEL, else pocket. Another model than the one in use
-                fills a second set of vectors and takes over when that is complete.
+            model: what `clipsearch models` lists, or a directory; fetched over the network if it
+                is not here. Default: the model in use; for a new library CLIPSEARCH_MODEL, else
+                pocket. Another model than the one in use fills a second set of vectors and takes
+                over when that is complete.
             exclude: gitignore patterns, remembered with the folders; None keeps those known.
             follow_links: enter links to folders; None keeps what is known.
             max_megapixels: larger pictures are skipped; None goes by the free memory.
@@ -148,7 +149,7 @@ class Library:
         with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
             roots = choose_roots(catalog, paths, exclude=exclude, follow_links=follow_links)
             active = next((known for known in catalog.models() if known.active), None)
-            encoder = self._encoder(_model_name(model, active))
+            encoder = self._encoder(_model_name(model, active), fetch=model is not None)
             target = self._model_row(catalog, encoder, active, named=model is not None)
             run = IndexRun(
                 catalog,
@@ -177,9 +178,12 @@ class Library:
             )
         return catalog.add_model(encoder.name, encoder.fingerprints, encoder.dim)
 
-    def _encoder(self, name: str) -> LocalEncoder:
-        from clipsearch.models import load_encoder
+    def _encoder(self, name: str, *, fetch: bool = False) -> LocalEncoder:
+        """The encoder of a model; with `fetch`, over the network if it is not on this machine."""
+        from clipsearch.models import is_here, load_encoder, pull
 
+        if fetch and not is_here(name):
+            pull(name)
         if name not in self._encoders:
             self._encoders[name] = load_encoder(
                 name,

@@ -8,6 +8,7 @@ preprocessing, and for models of the `transformers` package their tokenizer and 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -134,6 +135,8 @@ def _hub() -> Iterator[None]:
     before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY
     constants.HF_HUB_OFFLINE = before[0] or not reachable
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    quiet = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # open_clip logs what it raises as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,6 +147,7 @@ def _hub() -> Iterator[None]:
             raise OSError(reason) from error
         raise ModelError(f"open_clip cannot make this model: {error}") from error
     finally:
+        logging.disable(quiet)
         constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY = before
 
 
