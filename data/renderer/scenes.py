@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from renderer import night, things, trees, wild
+from renderer import more, night, things, trees, wild
 from renderer.core import Array, Stage
 
 Scene = Callable[[Stage], Array]
@@ -43,6 +43,11 @@ SCENES: dict[str, Scene] = {
     "plane": things.plane,
     "windmill": things.windmill,
     "fruit": things.fruit,
+    "bouquet": more.bouquet,
+    "bananas": more.bananas,
+    "bridge": more.bridge,
+    "kite": more.kite,
+    "rainy_street": more.rainy_street,
 }
 
 OFTEN = {

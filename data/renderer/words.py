@@ -542,6 +542,52 @@ PATTERNS: dict[str, dict[str, list[str]]] = {
         "fruit=tomatoes": ["red tomatoes"],
         "fruit=plums": ["purple plums"],
     },
+    "bouquet": {
+        "": [
+            "a vase of flowers",
+            "{bloom} flowers in a vase",
+            "a (bouquet|bunch) of {bloom} flowers",
+            "flowers on a table",
+            "(cut|fresh) flowers in a vase on the table",
+            "a still life with {bloom} flowers",
+        ],
+    },
+    "bananas": {
+        "": ["bananas (on a table|)", "(ripe|yellow) bananas", "a still life with bananas"],
+        "count=1": ["a banana on the table", "one banana"],
+        "count=3": ["a bunch of bananas", "three bananas"],
+        "count=4": ["a bunch of bananas"],
+    },
+    "bridge": {
+        "": [
+            "a (suspension |big |)bridge (over a river|over the water|) {when}",
+            "a long bridge across (a bay|a river|the water)",
+            "the (cables|towers) of a suspension bridge {when}",
+        ],
+        "steel=#a83a28": ["a red suspension bridge", "a red bridge {when}"],
+        "time=dusk": ["a bridge with lights at dusk"],
+    },
+    "kite": {
+        "": [
+            "a (colourful |)kite (in the sky|flying|in the wind|)",
+            "flying a kite {when}",
+            "a kite with a long tail",
+            "a diamond kite high in the air",
+        ]
+    },
+    "rainy_street": {
+        "": [
+            "a (rainy|wet) street at night",
+            "street lamps in the rain",
+            "city lights (reflected|blurred) on a wet road",
+            "rain in the city at night",
+            "bokeh of lights on a rainy night",
+        ],
+        "umbrella=True": [
+            "a person with an umbrella in the rain",
+            "someone walking under an umbrella at night",
+        ],
+    },
 }
 
 
