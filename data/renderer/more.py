@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Flowers, bananas, a bridge, a kite, a rainy street."""
 
 from __future__ import annotations
