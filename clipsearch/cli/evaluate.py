@@ -30,7 +30,7 @@ Examples:
 def evaluate(
     pairs: Annotated[
         str | None,
-        typer.Argument(metavar="[PAIRS]", help="Photo-caption pairs to find each other."),
+        typer.Argument(metavar="PAIRS", help="Photo-caption pairs to find each other."),
     ] = None,
     model: Annotated[
         list[str] | None,

@@ -42,7 +42,7 @@ def finetune(
     pairs: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PAIRS]",
+            metavar="PAIRS",
             help="CSV or TSV (filepath,caption), JSON lines, COCO captions JSON, a folder with "
             ".txt files, WebDataset tars. None: what the library's photos say of themselves.",
         ),

@@ -94,7 +94,8 @@ def evaluate(
     if captions not in ("all", "first"):
         raise UsageError(f"no such rule for captions: {captions!r}", hint="all or first")
     figures: list[RetrievalFigures | ZeroShotFigures | ProbeFigures] = []
-    for name in models or [model_in_use(library)]:
+    wanted = any(source is not None for source in (pairs, classes, probe))
+    for name in (models or [model_in_use(library)]) if wanted else ():
         encoder = load_encoder(name, device=device, precision=precision, threads=threads)
         if pairs is not None:
             figures.append(

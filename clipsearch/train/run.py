@@ -97,11 +97,17 @@ def finetune(
         UsageError: `output` is taken, or is resumed with other words.
         StorageError: the disk is full.
     """
-    import torch
-
     settings = settings or Settings()
     say = say or (lambda text: None)
     _check_output(output, resume)
+    if pairs is None:
+        described = carried_pairs(library_folders)
+    else:
+        described = read_pairs(pairs, photos_folder=photos_folder)
+    general = None if guard is None else read_pairs(guard)
+
+    import torch  # after what needs no seconds to fail
+
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(settings.seed)
@@ -117,11 +123,6 @@ def finetune(
         base_state = towers.state()
 
         # Data.
-        described = (
-            carried_pairs(library_folders)
-            if pairs is None
-            else read_pairs(pairs, photos_folder=photos_folder)
-        )
         examples = _load(described, towers, settings.strict)
         if leader:
             say(examples.summary())
@@ -130,7 +131,7 @@ def finetune(
         split = split_photos(
             examples, validation=settings.validation, test=settings.test, seed=settings.seed
         )
-        guarded = None if guard is None else _load(read_pairs(guard), towers, strict=False)
+        guarded = None if general is None else _load(general, towers, strict=False)
         album = _album(library_folders, towers) if leader else None
 
         # What the base model can do.

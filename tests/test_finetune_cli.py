@@ -1,0 +1,68 @@
+"""`clipsearch finetune` and `clipsearch evaluate` as their users run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from tiny_training import tiny_model, tiny_pairs
+
+OPTIONS = ("--learning-rate", "3e-3", "--epochs", "6", "--batch-size", "24")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny_model(tmp_path / "base")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return tiny_pairs(tmp_path / "photos", 96)
+
+
+def test_a_better_model_is_put_to_work(cli: Cli, base: Path, pairs: Path, tmp_path: Path) -> None:
+    """Index, tune the words only, and search with the result: no photo is embedded again."""
+    cli("index", pairs.parent, "--model", base)
+    output = tmp_path / "runs" / "mine"
+    done = cli("finetune", pairs, *OPTIONS, "--output", output, "--apply", "--format", "json")
+    report = json.loads(done.stdout)
+    assert report["promoted"]
+    assert report["method"] == "text"
+    assert report["keeps_image_vectors"]
+    assert report["drift"]["prompts"] == 200
+    assert "step 1/18" in done.stderr
+    assert "is searched with" in done.stderr
+    models = json.loads(cli("status", "--json").stdout)["models"]
+    assert [model["name"] for model in models if model["active"]] == [str(output)]
+
+    figures = cli(
+        "evaluate", pairs, "--model", base, "--model", output, "--index", "--format", "json"
+    )
+    before, after = json.loads(figures.stdout)["figures"]
+    assert after["metrics"]["text_to_image"]["mean_reciprocal_rank"] > (
+        2 * before["metrics"]["text_to_image"]["mean_reciprocal_rank"]
+    )
+    assert json.loads(figures.stdout)["index_recall_at_10"] is None
+
+
+def test_mistakes_get_one_clear_message(cli: Cli, base: Path, pairs: Path, tmp_path: Path) -> None:
+    table = tmp_path / "wrong.csv"
+    table.write_text("photo_name,words\na.jpg,something\n")
+    for words, status, message, hint in (
+        (("finetune", table, "--model", base), 1, "no column names the photo", "filepath,caption"),
+        (("finetune", "--model", base), 1, "no pairs were named", "filepath,caption"),
+        (
+            ("finetune", pairs, "--model", base, "--batch-size", "1"),
+            2,
+            "at least 2",
+            "batch of one",
+        ),
+        (("evaluate",), 2, "nothing to evaluate", "--classes"),
+        (("evaluate", "--index"), 1, "there is no library", "clipsearch index"),
+    ):
+        done = cli(*words, check=status)
+        assert message in done.stderr
+        assert hint in done.stderr
+        assert not done.stdout
