@@ -5,6 +5,7 @@
     ├── NoLibrary                   1  there is nothing to search yet
     ├── PhotoFolderError            1  a folder to index is not there or cannot be listed
     ├── SkippedPhoto                1  one photo cannot be read; the run goes on without it
+    │   └── VanishedPhoto           1  it is not there any more
     ├── TrainingDataError           1  pairs that cannot be trained or evaluated on
     ├── LibraryInTheWay             3  the library is in the way
     │   ├── LibraryLocked           3  another process is writing
@@ -52,12 +53,21 @@ class SkippedPhoto(ClipsearchError):
     Attributes:
         path: the file, as it is on disk.
         reason: one plain phrase, without the path: 'truncated after 1,024 bytes'.
+        retry: whether a later try may succeed though the file is the same: a disk that failed,
+            a right that was missing, an extra that is not installed.
     """
 
-    def __init__(self, path: str, reason: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, path: str, reason: str, *, hint: str | None = None, retry: bool = False
+    ) -> None:
         super().__init__(f"{path}: {reason}", hint=hint)
         self.path = path
         self.reason = reason
+        self.retry = retry
+
+
+class VanishedPhoto(SkippedPhoto):
+    """The file was there when its folder was listed, and is not there any more."""
 
 
 class TrainingDataError(ClipsearchError):

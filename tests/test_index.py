@@ -257,3 +257,13 @@ def test_an_empty_folder_is_remembered(library: Library, tmp_path: Path) -> None
     assert summary(report) == {}
     Image.new("RGB", (40, 30), "red").save(tmp_path / "empty" / "first.png")
     assert library.index().added == 1
+
+
+def test_what_an_extra_or_a_limit_would_mend_is_tried_again(
+    library: Library, photo_folder: Path
+) -> None:
+    report = library.index([photo_folder], max_megapixels=0.05)
+    assert len(report.skipped) == 12
+    assert "megapixels" in report.skipped[0][1]
+    assert summary(library.index()) == {"added": 12, "embedded": 12}
+    assert library.problems() == []

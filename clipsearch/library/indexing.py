@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError
+from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, VanishedPhoto
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.photos.decode import NotAPhoto, decode_photo
@@ -305,13 +305,17 @@ class IndexRun:
         problems = []
         for reading in readings:
             job, problem = reading.job, reading.problem
+            if isinstance(problem, VanishedPhoto):
+                continue  # the next scan will tell whether it is gone, or its disk
             if problem is None:
                 entries.append(
                     Entry(job.root_id, job.file, reading.digest, reading.facts, reading.vector)
                 )
             else:
                 is_photo = not isinstance(problem, NotAPhoto)
-                problems.append(Problem(job.root_id, job.file, problem.reason, is_photo))
+                # A time that no file has makes the next run look at it again.
+                file = job.file._replace(mtime_ns=-1) if problem.retry else job.file
+                problems.append(Problem(job.root_id, file, problem.reason, is_photo))
                 if is_photo:
                     self.report.skipped.append((job.path, problem.reason))
         self.report.embedded += sum(reading.vector is not None for reading in readings)

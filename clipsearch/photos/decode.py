@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from clipsearch.errors import SkippedPhoto
+from clipsearch.errors import SkippedPhoto, VanishedPhoto
 from clipsearch.photos import exif, jpeg
 from clipsearch.records import PhotoFacts
 
@@ -114,11 +114,12 @@ def decode_photo(
         image, facts = _decode(data, kind, side_px, limit)
         return DecodedPhoto(digest, facts, image)
     except _RefusedError as error:
-        raise SkippedPhoto(name, str(error), hint=error.hint) from None
+        raise SkippedPhoto(name, str(error), hint=error.hint, retry=True) from None
     # Decoders fed with damaged bytes raise whatever they come across, from struct.error to
     # zlib.error; each of them concerns this one file.
     except Exception as error:
-        raise SkippedPhoto(name, _failure(error, kind)) from error
+        retry = isinstance(error, MemoryError)
+        raise SkippedPhoto(name, _failure(error, kind), retry=retry) from error
 
 
 def digest_photo(path: Path | str | bytes) -> bytes:
@@ -189,11 +190,13 @@ def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
                 raise _unknown(name, size)
             # No format needs more bytes for a picture within the limit, metadata included.
             if size > max_megapixels * 16e6 + (256 << 20):
-                raise SkippedPhoto(name, f"{size / 1e9:,.1f} GB, too large to be read at once")
+                raise SkippedPhoto(name, f"{size / 1e9:,.1f} GB, too large to be read at once", retry=True)
             os.lseek(file, 0, os.SEEK_SET)
             data = _all_bytes(file, size)
+    except FileNotFoundError as error:
+        raise VanishedPhoto(name, "it is no longer there", retry=True) from error
     except OSError as error:
-        raise SkippedPhoto(name, _unreadable(error)) from error
+        raise SkippedPhoto(name, _unreadable(error), retry=True) from error
     return data, "RAW" if kind == "TIFF" and _is_raw(data) else kind
 
 
@@ -237,8 +240,6 @@ def _all_bytes(file: int, size: int) -> bytes:
 def _unreadable(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if isinstance(error, FileNotFoundError):
-        return "it is no longer there"
     return f"it cannot be read ({(error.strerror or str(error)).lower()})"
 
 
