@@ -190,7 +190,9 @@ def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
                 raise _unknown(name, size)
             # No format needs more bytes for a picture within the limit, metadata included.
             if size > max_megapixels * 16e6 + (256 << 20):
-                raise SkippedPhoto(name, f"{size / 1e9:,.1f} GB, too large to be read at once", retry=True)
+                raise SkippedPhoto(
+                    name, f"{size / 1e9:,.1f} GB, too large to be read at once", retry=True
+                )
             os.lseek(file, 0, os.SEEK_SET)
             data = _all_bytes(file, size)
     except FileNotFoundError as error:
