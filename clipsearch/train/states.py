@@ -100,7 +100,7 @@ class Trainable:
         from safetensors.torch import save_file
 
         tensors = self._tensors()
-        tensors |= {f"average.{name}": value.cpu() for name, value in self.average.items()}
+        tensors |= {f"average.{n}": value.cpu().contiguous() for n, value in self.average.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state.get(parameter, {})
             for moment in _MOMENTS:

@@ -95,7 +95,7 @@ class Towers:
             )
             images = torch.nn.functional.grid_sample(
                 images, grid, padding_mode="reflection", align_corners=False
-            )
+            ).contiguous(memory_format=torch.channels_last)
         mean = torch.tensor(self.preprocess.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.preprocess.std, device=self.device).view(3, 1, 1)
         return images.sub_(mean).div_(std)
@@ -276,8 +276,13 @@ def _towers(
             f" ({type(model).__name__}); it cannot be fine-tuned here",
             hint="choose a CLIP or SigLIP model: `clipsearch models`",
         )
+    import torch
+
     read_only_real_tokens(model)
-    return Towers(model.to(device), config, preprocess, tokenizer, device, folder, stored)
+    # Convolutions on a CPU are about twice as fast on channels that lie together (EfficientNet
+    # Lite0 at 224, two threads: 5 -> 11 photos/s in training); our uint8 pixels lie so already.
+    model = model.to(device, memory_format=torch.channels_last)
+    return Towers(model, config, preprocess, tokenizer, device, folder, stored)
 
 
 def read_only_real_tokens(model: Any) -> None:

@@ -1,0 +1,122 @@
+"""Fine-tuning on 500 real photos: does search get better, and what is forgotten?
+
+    python -m benchmarks.finetune.real_photos TUNE GUARD [--splits 5] [--method text] [--shuffled]
+
+TUNE: 799 captioned photos (WebDataset tar) that the base model never saw, split 500 / 100 / 199 by
+photo, another way for each seed. GUARD: general captioned photos; one half helps to choose the
+mixture of weights, the other is reported. `--shuffled` trains and judges on captions that were
+dealt to other photos: it must not come out better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.finetune.common import machine, mean_and_error, save
+from clipsearch.train import Settings, TrainingReport, finetune
+from clipsearch.train.pairs import PhotoSource, read_pairs
+
+
+def table(tar: Path, folder: Path, *, shuffled: bool = False) -> Path:
+    """The tar as files and JSON lines; if asked, each photo with another one's captions."""
+    photos = read_pairs(tar).photos
+    captions = [photo.captions for photo in photos]
+    if shuffled:
+        random.Random(0).shuffle(captions)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (photo, words) in enumerate(zip(photos, captions, strict=True)):
+        lines.append(json.dumps({"image": _copy(photo.source, folder, number), "captions": words}))
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _copy(source: PhotoSource, folder: Path, number: int) -> str:
+    name = f"{number:05}.jpg"
+    with source.as_file() as path:
+        shutil.copyfile(path, folder / name)
+    return name
+
+
+def row(report: TrainingReport, seed: int) -> dict[str, Any]:
+    """What one run says, in points."""
+    test, guard = report.test, report.guard
+    assert guard is not None
+
+    def points(comparison: Any) -> dict[str, float]:
+        base, tuned = comparison.base.text_to_image, comparison.tuned.text_to_image
+        back, forth = comparison.base.image_to_text, comparison.tuned.image_to_text
+        found = {f"t2i_R@{k}_base": 100 * base.recall[k] for k in (1, 5, 10)}
+        found |= {f"t2i_R@{k}_tuned": 100 * tuned.recall[k] for k in (1, 5, 10)}
+        found |= {f"i2t_R@{k}_base": 100 * back.recall[k] for k in (1, 5, 10)}
+        found |= {f"i2t_R@{k}_tuned": 100 * forth.recall[k] for k in (1, 5, 10)}
+        found["gain_t2i_R@10"] = found["t2i_R@10_tuned"] - found["t2i_R@10_base"]
+        return found
+
+    return {
+        "seed": seed, "method": report.method, "alpha": report.alpha, "promoted": report.promoted,
+        "photos": report.photos, "test": points(test), "guard": points(guard),
+        "guard_points_lost": guard.points_lost, "steps": report.steps, "stopped": report.stopped,
+        "seconds": report.seconds, "peak_mb": report.peak_bytes / 1e6,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tune", type=Path)
+    parser.add_argument("guard", type=Path)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--method", default="text")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--shuffled", action="store_true")
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        pairs = table(given.tune, scratch / "tune", shuffled=given.shuffled)
+        guard = table(given.guard, scratch / "guard")
+        for seed in range(given.splits):
+            report = finetune(
+                pairs,
+                output=scratch / f"run-{seed}",
+                model=given.model,
+                guard=guard,
+                device="cpu",
+                say=print,
+                settings=Settings(
+                    method=given.method, validation=100, test=199, seed=seed,
+                    epochs=given.epochs, batch_size=given.batch_size,
+                    learning_rate=given.learning_rate,
+                ),
+            )  # fmt: skip
+            assert report is not None
+            rows.append(row(report, seed))
+            print(json.dumps(rows[-1]), flush=True)
+            shutil.rmtree(scratch / f"run-{seed}" / "state")
+    gains = mean_and_error([r["test"]["gain_t2i_R@10"] for r in rows])
+    lost = mean_and_error([r["guard_points_lost"] for r in rows])
+    print(f"gain in t2i R@10: {gains}\nguard points lost: {lost}")
+    kind = f"{given.method}-shuffled" if given.shuffled else given.method
+    save(
+        f"finetune-real-{kind}",
+        {
+            "machine": machine(), "model": given.model, "method": given.method,
+            "epochs": given.epochs, "batch_size": given.batch_size,
+            "learning_rate": given.learning_rate, "shuffled": given.shuffled,
+            "gain_t2i_R@10_points": gains, "guard_points_lost": lost, "runs": rows,
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
