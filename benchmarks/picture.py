@@ -1,6 +1,6 @@
 """Draw the README's picture: what some queries find in the sample album, whatever that is.
 
-    python benchmarks/picture.py data/results.jpg
+python benchmarks/picture.py data/results.jpg
 """
 
 from __future__ import annotations

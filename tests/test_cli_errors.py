@@ -115,9 +115,7 @@ def test_a_library_of_a_newer_version_is_left_alone(
     assert catalog.read_bytes() == before
 
 
-def test_a_damaged_catalogue_is_said_to_be_so(
-    cli: Cli, photo_folder: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_catalogue_is_said_to_be_so(cli: Cli, photo_folder: Path, tmp_path: Path) -> None:
     cli("index", photo_folder)
     (library_of(tmp_path) / "catalog.sqlite").write_bytes(b"no database" * 1000)
     for command in (["query", "sea"], ["index"], ["status"]):
