@@ -230,7 +230,7 @@ def _environment() -> dict[str, str]:
 def test_a_converted_tower_is_read_from_the_cache_the_next_time(tmp_path: Path):
     folder = write_model(tmp_path / "vit", vision=VIT)
     cache = tmp_path / "cache"
-    first = load_encoder(folder, cache_folder=cache, threads=2)
+    first = load_encoder(folder, precision="fp32", cache_folder=cache, threads=2)
     pixels = blotches(first.preprocess.size)
     expected = first.images(pixels)
     (graph,) = cache.glob("towers/*/tower.xml")
@@ -242,7 +242,7 @@ def test_a_converted_tower_is_read_from_the_cache_the_next_time(tmp_path: Path):
     )
     subprocess.run([sys.executable, "-c", script, folder, cache], check=True)
     graph.write_text("<net>damaged")
-    again = load_encoder(folder, cache_folder=cache, threads=2)
+    again = load_encoder(folder, precision="fp32", cache_folder=cache, threads=2)
     np.testing.assert_array_equal(again.images(pixels), expected)
     assert "damaged" not in graph.read_text()
 

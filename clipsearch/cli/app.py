@@ -62,7 +62,7 @@ def global_options(
         str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where towers run.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic of the towers.")
+        str, typer.Option(metavar="auto|fp32|bf16|fp16|int8", help="Arithmetic of the towers.")
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Processor threads; default: all cores.")

@@ -155,8 +155,8 @@ def finetune(
     """Train on photo-caption pairs, report base against tuned, and keep the better model."""
     from clipsearch.library import training
 
-    if settings.precision == "fp16":
-        raise UsageError("training knows no --precision fp16", hint="bf16 or fp32")
+    if settings.precision in ("fp16", "int8"):
+        raise UsageError(f"training knows no --precision {settings.precision}", hint="bf16 or fp32")
     options: dict[str, Any] = {
         "method": method, "unlock_last": unlock_last, "layer_decay": layer_decay,
         "lora_rank": lora_rank, "lora_alpha": lora_alpha, "loss": loss, "direction": direction,

@@ -1,4 +1,4 @@
-"""From files to vectors: decode in threads, encode in one, always a bounded few ahead.
+"""From files to vectors: decode in threads, encode in threads, always a bounded few ahead.
 
 Decoding and encoding release the interpreter lock, so threads overlap as processes would, without
 copying pictures between them. The caller's thread takes finished batches in the order of the files
@@ -46,7 +46,7 @@ class Pipeline(Generic[Job]):
 
     Args:
         read: called in several threads; must catch nothing but may raise SkippedPhoto.
-        encoder: its `images` is called in one thread, batch by batch.
+        encoder: its `images` is called in as many threads as it says to gain from.
         threads: how many files are read at a time.
     """
 
@@ -60,8 +60,9 @@ class Pipeline(Generic[Job]):
         self._read = read
         self._encoder = encoder
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        self._ahead = 3 * encoder.batch_size + threads
+        self._encoders = encoder.batches_at_once
+        self._encoding = ThreadPoolExecutor(self._encoders, thread_name_prefix="encode")
+        self._ahead = (2 + self._encoders) * encoder.batch_size + threads
 
     def __enter__(self) -> Pipeline[Job]:
         return self
@@ -75,8 +76,8 @@ class Pipeline(Generic[Job]):
         waiting: deque[tuple[list[Reading[Job]], Future[None]]] = deque()
         for batch in self._batches(self._readings(jobs)):
             waiting.append((batch, self._encoding.submit(self._encode, batch)))
-            # One batch encodes while the next is filled; a third would only take memory.
-            if len(waiting) > 1:
+            # Besides those being encoded, one waits for its turn; more would only take memory.
+            if len(waiting) > self._encoders:
                 yield _finished(waiting.popleft())
         while waiting:
             yield _finished(waiting.popleft())

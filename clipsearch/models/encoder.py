@@ -13,8 +13,9 @@ nor torch.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,19 @@ from clipsearch.errors import ModelError
 from clipsearch.models.config import ModelConfig, read_config
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.preprocess import Preprocess
-from clipsearch.models.runtimes import numpy_text, openvino_lite
+from clipsearch.models.runtimes import numpy_text, openvino_core, openvino_lite, trial
 from clipsearch.models.sources import default_cache_folder, find_model
 from clipsearch.models.tokenizer import VOCABULARY_SIZE, Tokenizer
 from clipsearch.models.weights import WeightsFile
 from clipsearch.records import Fingerprints, Float32Array, UInt8Array
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 _CPU_BATCH = 8  # more gains nothing on a CPU (measured: benchmarks), and costs memory
 _GPU_BATCH = 256
 
-ImageTower = Callable[[UInt8Array], Float32Array]
+ImageTower = openvino_core.ImageTower
 
 
 def load_encoder(
@@ -52,7 +53,9 @@ def load_encoder(
     Args:
         name: preset, ARCH/TAG, hf-hub:OWNER/NAME, an imported model's name, or a directory.
         device: auto (cuda, mps, cpu: the first that is here), or one of them.
-        precision: auto (bf16 or fp16 on a GPU; on a CPU fp32), fp32, bf16 or fp16.
+        precision: fp32, bf16, fp16, int8 (on a CPU, towers of matrix products), or auto: bf16 or
+            fp16 on a GPU; on a CPU the quickest that has shown on the first photos of a library
+            that its vectors are those of fp32 (`runtimes.trial`).
         threads: of the image tower on a CPU; None leaves it to the runtime (all cores). numpy's
             own come from the environment (OMP_NUM_THREADS), which is read before its import.
         cache_folder: where converted towers, fingerprints and the tokenizer's table are kept.
@@ -79,7 +82,9 @@ def load_encoder(
 
 
 class LocalEncoder:
-    """Both towers of one model on this machine; made by `load_encoder`. Not for several threads.
+    """Both towers of one model on this machine; made by `load_encoder`.
+
+    Several threads may call `images`, `batches_at_once` of them with gain; `texts` is for one.
 
     Attributes:
         preprocess: how pictures become the pixels that `images` takes.
@@ -103,6 +108,8 @@ class LocalEncoder:
         self._threads = threads
         self._cache_folder = cache_folder
         self._image_words = ""
+        self._chosen_precision = ""
+        self._loading = threading.Lock()
         self._limit: int | None = None  # images at once; halved when memory runs out
         self.preprocess: Preprocess = config.preprocess
         self.context_length: int = config.context_length
@@ -138,10 +145,23 @@ class LocalEncoder:
         """
         return resolve_device(self._asked_device)
 
-    @cached_property
+    @property
     def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`: the type that the image tower computes in."""
+        """`fp32`, `bf16`, `fp16` or `int8`: what the image tower computes in, as far as is known.
+
+        With `auto` on a CPU that is fp32 until the tower is loaded, and while a trial runs.
+        """
+        return self._chosen_precision or self._exact_precision
+
+    @cached_property
+    def _exact_precision(self) -> str:
+        """Without a trial: what was asked for, or the best that is safe for any model."""
         return resolve_precision(self._asked_precision, self.device)
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many threads should call `images` at a time."""
+        return openvino_core.streams(self._threads) if self.device == "cpu" else 1
 
     @property
     def batch_size(self) -> int:
@@ -153,9 +173,10 @@ class LocalEncoder:
     @property
     def runtime(self) -> str:
         """What runs the towers, in words; loads the image tower to be sure of it."""
-        _ = self._image_tower
+        with self._loading:
+            _ = self._image_tower
         text = "numpy" if self._text_in_numpy else "torch"
-        return f"images: {self._image_words}; texts: {text}"
+        return f"images: {self._image_words} {self.precision}; texts: {text}"
 
     def images(self, pixels: UInt8Array) -> Float32Array:
         """(B, side, side, 3) uint8 as `preprocess.pixels` makes them -> (B, dim) unit rows.
@@ -173,7 +194,9 @@ class LocalEncoder:
             )
         if not len(pixels):
             return np.zeros((0, self.dim), np.float32)
-        rows, self._limit = run_in_parts(self._image_tower, pixels, self.batch_size)
+        with self._loading:
+            tower = self._image_tower
+        rows, self._limit = run_in_parts(tower, pixels, self.batch_size)
         return unit_rows(rows)
 
     def texts(self, texts: Sequence[str]) -> Float32Array:
@@ -231,7 +254,8 @@ class LocalEncoder:
         hub_tokenizer = (
             transformers_tokenizer(self._config) if self._config.needs_transformers else None
         )
-        torch_tower = TorchTextTower(self._config, device=self.device, precision=self.precision)
+        precision = "fp32" if self._exact_precision == "int8" else self._exact_precision
+        torch_tower = TorchTextTower(self._config, device=self.device, precision=precision)
 
         def run(texts: list[str]) -> Float32Array:
             if hub_tokenizer is None:
@@ -245,31 +269,80 @@ class LocalEncoder:
     @cached_property
     def _image_tower(self) -> ImageTower:
         refused = ""
-        if self.device == "cpu" and self.precision != "fp16":
+        precision = self._exact_precision
+        if self.device == "cpu" and precision != "fp16":
             try:
                 return self._openvino_tower()
             except ImportError:
                 refused = " (OpenVINO is not installed)"
             except _conversion_failed() as error:
                 refused = f" (OpenVINO cannot run it: {error})"
+        if precision == "int8":
+            raise ModelError(
+                f"{self.name} cannot run in int8 here{refused}", hint="leave out `--precision`"
+            )
         from clipsearch.models.runtimes.torch_towers import TorchImageTower, set_threads
 
         set_threads(self._threads)
-        self._image_words = f"torch, {self.device} {self.precision}{refused}"
-        return TorchImageTower(self._config, device=self.device, precision=self.precision)
+        self._image_words = f"torch{refused}, {self.device}"
+        torch_tower = TorchImageTower(self._config, device=self.device, precision=precision)
+        one_at_a_time = threading.Lock()
+
+        def run(pixels: UInt8Array) -> Float32Array:
+            with one_at_a_time:  # torch uses all threads for one batch
+                return torch_tower(pixels)
+
+        return run
 
     def _openvino_tower(self) -> ImageTower:
-        from clipsearch.models.runtimes import openvino_core, openvino_export
-
+        """With `auto`, the quickest arithmetic that passed its trial, or the next one on trial."""
         openvino_core.import_openvino()
-        if openvino_lite.supports(self._config):
-            graph = openvino_lite.build_graph(self._config, self._weights)
-        else:
-            graph = openvino_export.exported_tower(
-                self._config, self.fingerprints.image, self._cache_folder, threads=self._threads
+        self._image_words = "OpenVINO, cpu"
+        chosen = self._exact_precision
+        if self._asked_precision == "auto":
+            # int8 first: it is the quicker one where there are both, and it takes less memory.
+            kinds = ("bf16",) if openvino_lite.supports(self._config) else ("int8", "bf16")
+            for kind in kinds:
+                if kind not in openvino_core.native_precisions():
+                    continue
+                key = f"{self.fingerprints.image}, {kind}, {openvino_core.processor()}"
+                verdict = trial.read_verdict(self._cache_folder, key)
+                if verdict is None:
+                    exact, fast = self._compiled(chosen), self._compiled(kind)
+                    return trial.Trial(exact, fast, partial(self._decided, kind, key))
+                if verdict.passed:
+                    chosen = kind
+                    break
+        self._chosen_precision = chosen
+        return self._compiled(chosen)
+
+    def _decided(self, kind: str, key: str, verdict: trial.Verdict) -> None:
+        self._chosen_precision = kind if verdict.passed else self._exact_precision
+        trial.keep_verdict(self._cache_folder, key, verdict)
+
+    def _compiled(self, precision: str) -> ImageTower:
+        parts: list[tuple[Any, str]]
+        if not openvino_lite.supports(self._config):
+            from clipsearch.models.runtimes.openvino_export import exported_tower
+
+            graph = exported_tower(
+                self._config,
+                self.fingerprints.image,
+                self._cache_folder,
+                threads=self._threads,
+                int8=precision == "int8",
             )
-        self._image_words = f"OpenVINO, cpu {self.precision}"
-        return openvino_core.compile_tower(graph, precision=self.precision, threads=self._threads)
+            parts = [(graph, precision)]
+        elif precision == "int8":
+            raise ModelError(
+                f"{self.name} loses too much in int8", hint="leave out `--precision`, or take bf16"
+            )
+        elif precision == "bf16":
+            start, rest = openvino_lite.build_halves(self._config, self._weights)
+            parts = [(start, "fp32"), (rest, "bf16")]
+        else:
+            parts = [(openvino_lite.build_graph(self._config, self._weights), precision)]
+        return openvino_core.compile_tower(parts, threads=self._threads)
 
 
 def resolve_device(asked: str) -> str:
@@ -294,7 +367,7 @@ def resolve_device(asked: str) -> str:
 
 
 def resolve_precision(asked: str, device: str) -> str:
-    """`auto` to the fastest type whose vectors keep a mean cosine of 0.999 to fp32."""
+    """`auto` to fp32 on a CPU, and on a GPU to the type it is made for."""
     if asked != "auto":
         return asked
     if device == "cpu":

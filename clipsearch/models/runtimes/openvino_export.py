@@ -13,6 +13,7 @@ import numpy as np
 from clipsearch.errors import ModelError
 from clipsearch.models.config import ModelConfig
 from clipsearch.models.runtimes.openvino_core import compile_tower, import_openvino
+from clipsearch.models.runtimes.openvino_int8 import quantised
 from clipsearch.records import Float32Array
 
 # Float32 on both sides; what is left is the order of sums.
@@ -24,10 +25,17 @@ class ConversionError(Exception):
 
 
 def exported_tower(
-    config: ModelConfig, image_fingerprint: str, cache_folder: Path, *, threads: int | None
+    config: ModelConfig,
+    image_fingerprint: str,
+    cache_folder: Path,
+    *,
+    threads: int | None,
+    int8: bool = False,
 ) -> Any:
     """The tower as an `openvino.Model`, from the cache if this version has exported it before.
 
+    Args:
+        int8: with the weights of its matrix products quantised (`openvino_int8`).
     Raises:
         ConversionError: OpenVINO refuses it, or its vectors are not torch's.
         ImportError: OpenVINO is not installed.
@@ -35,14 +43,18 @@ def exported_tower(
     """
     openvino = import_openvino()
     version = openvino.get_version().partition("-")[0]
-    folder = cache_folder / "towers" / f"{image_fingerprint}-openvino-{version}"
+    kind = "-int8" if int8 else ""
+    folder = cache_folder / "towers" / f"{image_fingerprint}-openvino-{version}{kind}"
     graph = folder / "tower.xml"
     if graph.is_file():
         try:
             return openvino.Core().read_model(graph)
         except RuntimeError:
             shutil.rmtree(folder, ignore_errors=True)  # damaged: make it again
-    model = _convert(config, threads)
+    if int8:
+        model = quantised(exported_tower(config, image_fingerprint, cache_folder, threads=threads))
+    else:
+        model = _convert(config, threads)
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     try:
         draft.mkdir(parents=True)
@@ -74,7 +86,7 @@ def _convert(config: ModelConfig, threads: int | None) -> Any:
             model = openvino.convert_model(
                 module, example_input=pixels[:2], input=[-1, side, side, 3]
             )
-        answer = compile_tower(model, precision="fp32", threads=threads)(pixels.numpy())
+        answer = compile_tower([(model, "fp32")], threads=threads)(pixels.numpy())
     except ModelError:
         raise
     except Exception as error:  # whatever tracing and conversion may raise for odd towers

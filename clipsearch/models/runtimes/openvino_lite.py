@@ -46,6 +46,16 @@ def build_graph(config: ModelConfig, weights: WeightsFile) -> Any:
     return _Graph(config, weights).model()
 
 
+def build_halves(config: ModelConfig, weights: WeightsFile) -> tuple[Any, Any]:
+    """The same tower as two models, the second fed with the first's result.
+
+    The first, up to the end of the first stage, is where bfloat16 hurts: in it alone, worst of
+    200 photos, the cosine to float32 falls to 0.97; in all that follows, to 0.999 (measured with
+    `pocket`). It takes a fifth of the time.
+    """
+    return _Graph(config, weights).halves()
+
+
 class _Graph:
     def __init__(self, config: ModelConfig, weights: WeightsFile) -> None:
         self._openvino = import_openvino()
@@ -56,17 +66,38 @@ class _Graph:
         self._weights = weights
 
     def model(self) -> Any:
+        pixels = self._pixels()
+        return self._openvino.Model([self._rest(self._start(pixels))], [pixels], "image_tower")
+
+    def halves(self) -> tuple[Any, Any]:
+        pixels = self._pixels()
+        x = self._start(pixels)
+        between = self._ops.parameter(x.get_output_partial_shape(0), np.float32, name="between")
+        return (
+            self._openvino.Model([x], [pixels], "image_tower_start"),
+            self._openvino.Model([self._rest(between)], [between], "image_tower_rest"),
+        )
+
+    def _pixels(self) -> Any:
         side = self._config.preprocess.size
         shape = self._openvino.PartialShape([-1, side, side, 3])
-        pixels = self._ops.parameter(shape, np.uint8, name="pixels")
-        x = self._normalised(pixels)
-        x = self._relu6(self._conv(x, "conv_stem", "bn1", stride=2))
-        for stage, stride in enumerate(_STAGE_STRIDES):
-            for block in range(self._count(f"blocks.{stage}.")):
-                x = self._block(x, f"blocks.{stage}.{block}.", stride if block == 0 else 1)
+        return self._ops.parameter(shape, np.uint8, name="pixels")
+
+    def _start(self, pixels: Any) -> Any:
+        x = self._relu6(self._conv(self._normalised(pixels), "conv_stem", "bn1", stride=2))
+        return self._stage(x, 0)
+
+    def _rest(self, x: Any) -> Any:
+        for stage in range(1, len(_STAGE_STRIDES)):
+            x = self._stage(x, stage)
         x = self._relu6(self._conv(x, "conv_head", "bn2"))
-        x = self._ops.reduce_mean(x, np.array([2, 3]), keep_dims=False)
-        return self._openvino.Model([self._head(x)], [pixels], "image_tower")
+        return self._head(self._ops.reduce_mean(x, np.array([2, 3]), keep_dims=False))
+
+    def _stage(self, x: Any, stage: int) -> Any:
+        for block in range(self._count(f"blocks.{stage}.")):
+            stride = _STAGE_STRIDES[stage] if block == 0 else 1
+            x = self._block(x, f"blocks.{stage}.{block}.", stride)
+        return x
 
     def _normalised(self, pixels: Any) -> Any:
         preprocess = self._config.preprocess
