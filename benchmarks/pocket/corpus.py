@@ -1,0 +1,202 @@
+"""Photos, sentences and their vectors, gathered once and cached, as the trainers want them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pocket.image_tower import FeatureReader, cache_features, load_lite
+from benchmarks.pocket.photos import Photo, read_rendered, read_tars
+from benchmarks.pocket.sentence_encoder import DIM, SentenceEncoder
+from benchmarks.pocket.sentences import (
+    LABEL_TEMPLATES,
+    about,
+    fill,
+    keywords,
+    without_articles,
+    world_sentences,
+)
+from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.wordnet import read_nouns
+from clipsearch.models.torchvision_shim import import_open_clip
+from clipsearch.records import Float16Array, Float32Array
+
+WAYS_TO_SAY = 4  # a caption, without articles, and twice as key words
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Sentences in groups of equal size, with the sentence encoder's vectors.
+
+    Attributes:
+        texts: G groups of V sentences that mean one thing.
+        vectors: (G, V, 384) unit rows.
+    """
+
+    texts: list[list[str]]
+    vectors: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Photos as the frozen stages left them, several views of each.
+
+    Attributes:
+        pooled: (views, N, 1280).
+        middle: one (N, C, H, W) a view.
+    """
+
+    pooled: Float32Array
+    middle: list[Float16Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Everything that `pocket` learns from.
+
+    Attributes:
+        captioned: photos with captions; `owner` maps each caption to its photo.
+        captions: one group a caption: as it is, and shortened in three ways.
+        labelled: photos with labels; `label` maps each to its group of `labels`.
+        labels, imagenet: one group a name, said in every template.
+        classifier: (1000, 1280) and (1000,), ImageNet's classifier over pooled features.
+        world: sentences without pictures, and their (S, 384) float16 vectors.
+        dev, dev_middle: photos to choose by, view 0 only, and their five captions each.
+    """
+
+    captioned: Pictures
+    owner: np.ndarray
+    captions: Sentences
+    labelled: Pictures
+    label: np.ndarray
+    labels: Sentences
+    imagenet: Sentences
+    classifier: tuple[Float32Array, Float32Array]
+    world: list[str]
+    world_vectors: np.ndarray
+    dev: Float32Array
+    dev_middle: Float16Array
+    dev_captions: Sentences
+
+
+def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) -> Corpus:
+    """Make or reopen the corpus. What `work` already holds is not computed again."""
+    work.mkdir(parents=True, exist_ok=True)
+    flickr = read_tars(photos / "train", "flickr8k-train-*.tar")
+    labelled = read_tars(photos / "train", "labelled-*.tar")
+    dev = read_tars(photos / "dev", "*.tar")
+    scenes = read_rendered(rendered) if rendered else []
+    features = work / "features"
+    _read_features(features, settings, flickr=flickr, labelled=labelled, dev=dev, scenes=scenes)
+
+    captioned = [*flickr, *scenes]
+    caption_list = [caption for photo in captioned for caption in photo.captions]
+    owner = np.repeat(np.arange(len(captioned)), [len(photo.captions) for photo in captioned])
+    label_names = sorted({str(photo.label) for photo in labelled})
+    label = np.array([label_names.index(str(photo.label)) for photo in labelled])
+    groups = _sentences(caption_list, label_names, settings)
+    groups["dev"] = [[caption] for photo in dev for caption in photo.captions]
+    vectors = _encode(work / f"vectors-{len(captioned)}", groups)
+    parts = ["flickr", "scenes"] if scenes else ["flickr"]
+    views = range(settings.views)
+    return Corpus(
+        captioned=_pictures(features, parts, views),
+        owner=owner,
+        captions=Sentences(groups["captions"], vectors["captions"]),
+        labelled=_pictures(features, ["labelled"], views),
+        label=label,
+        labels=Sentences(groups["labels"], vectors["labels"]),
+        imagenet=Sentences(groups["imagenet"], vectors["imagenet"]),
+        classifier=_classifier(settings.lite),
+        world=[group[0] for group in groups["world"]],
+        world_vectors=vectors["world"][:, 0],
+        dev=np.load(features / "dev-v0.pooled.npy"),
+        dev_middle=np.load(features / "dev-v0.middle.npy"),
+        dev_captions=Sentences(groups["dev"], vectors["dev"]),
+    )
+
+
+def _read_features(
+    folder: Path,
+    settings: Settings,
+    *,
+    flickr: list[Photo],
+    labelled: list[Photo],
+    dev: list[Photo],
+    scenes: list[Photo],
+) -> None:
+    folder.mkdir(exist_ok=True)
+    wanted = [("dev", dev, 0)]
+    for view in range(settings.views):
+        wanted += [("flickr", flickr, view), ("labelled", labelled, view)]
+        wanted += [("scenes", scenes, view)] if scenes else []
+    missing = [w for w in wanted if not (folder / f"{w[0]}-v{w[2]}.pooled.npy").exists()]
+    if not missing:
+        return
+    reader = FeatureReader(settings.lite, settings.side_px)
+    for name, photos, view in missing:
+        cache_features(folder, name, photos, reader, view=view, seed=settings.seed)
+        print(f"features of {name}, view {view}: {len(photos)} photos", flush=True)
+
+
+def _sentences(
+    captions: list[str], label_names: list[str], settings: Settings
+) -> dict[str, list[list[str]]]:
+    """Groups of sentences by kind, in an order that depends on the seed alone."""
+    rng = np.random.default_rng(settings.seed)
+    open_clip = import_open_clip()
+    from timm.data import ImageNetInfo
+
+    nouns = read_nouns()
+    synsets = [nouns.synsets[int(name[1:])] for name in ImageNetInfo().label_names()]
+    told = [(about(synset, nouns) * 5)[:5] for synset in synsets]
+    tokenizer = open_clip.tokenizer.SimpleTokenizer()
+    words = [token[:-4] for token in tokenizer.encoder if token.endswith("</w>")]
+    return {
+        "captions": [
+            [c, without_articles(c), keywords(c, rng), keywords(c, rng, 3)] for c in captions
+        ],
+        "labels": [[fill(t, name) for t in LABEL_TEMPLATES] for name in label_names],
+        "imagenet": [
+            [fill(t, name) for t in LABEL_TEMPLATES] + more
+            for name, more in zip(open_clip.IMAGENET_CLASSNAMES, told, strict=True)
+        ],
+        "world": [
+            [s] for s in world_sentences(nouns, captions[:26_420], words, seed=settings.seed)
+        ],
+    }
+
+
+def _encode(folder: Path, groups: dict[str, list[list[str]]]) -> dict[str, np.ndarray]:
+    folder.mkdir(exist_ok=True)
+    encoder = None
+    vectors = {}
+    for kind, texts in groups.items():
+        path = folder / f"{kind}.npy"
+        if not path.exists():
+            encoder = encoder or SentenceEncoder()
+            flat = [text for group in texts for text in group]
+            found = encoder.encode(flat).reshape(len(texts), -1, DIM)
+            np.save(path, found.astype(np.float16 if kind == "world" else np.float32))
+            (folder / f"{kind}.json").write_text(json.dumps(texts), encoding="utf-8")
+            print(f"sentence vectors of {kind}: {len(flat)}", flush=True)
+        vectors[kind] = np.load(path)
+    return vectors
+
+
+def _pictures(folder: Path, parts: list[str], views: range) -> Pictures:
+    def load(kind: str, view: int) -> np.ndarray:
+        return np.concatenate([np.load(folder / f"{part}-v{view}.{kind}.npy") for part in parts])
+
+    pooled = np.stack([load("pooled", view) for view in views])
+    return Pictures(pooled, [load("middle", view) for view in views])
+
+
+def _classifier(lite: int) -> tuple[Float32Array, Float32Array]:
+    classifier = load_lite(lite).classifier
+    weights: Float32Array = classifier.weight.detach().numpy().copy()
+    bias: Float32Array = classifier.bias.detach().numpy().copy()
+    return weights, bias

@@ -1,0 +1,133 @@
+"""The image tower's last stages, trained on against sentences that stay where they are.
+
+The early stages are frozen and their activations cached, so a step costs a third of a whole
+forward and backward pass. The text side is the teacher's, fixed: all captions can be negatives of
+every photo, and every photo's latest vector a negative of every caption, whatever the batch size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.pocket.corpus import Corpus
+from benchmarks.pocket.heads import ImageHead, Teacher, classifier_loss, embed, unit
+from benchmarks.pocket.image_tower import run_tail, tail_layers
+from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.student import cosine_schedule
+from clipsearch.records import Float32Array
+from clipsearch.train.loss import rows_loss
+
+_SAME_MEANING = 0.95
+
+
+def trainable(trunk: nn.Module) -> list[nn.Parameter]:
+    """Convolutions behind the frozen layers. Batch norm stays as ImageNet left it."""
+    modules = [module for layer in tail_layers(trunk) for module in layer.modules()]
+    return [p for m in modules if isinstance(m, nn.Conv2d) for p in m.parameters()]
+
+
+def train_tail(
+    trunk: nn.Module,
+    image_head: ImageHead,
+    teacher: Teacher,
+    corpus: Corpus,
+    settings: Settings,
+    *,
+    report: Callable[[int, str, nn.Module, nn.Module], None],
+) -> tuple[nn.Module, nn.Module]:
+    """Copies of trunk and image head, trained; with moving averages of their weights inside."""
+    rng = np.random.default_rng(settings.seed)
+    torch.manual_seed(settings.seed)
+    trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).train()
+    trunk.requires_grad_(False)
+    convolutions = [parameter.requires_grad_(True) for parameter in trainable(trunk)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": convolutions, "lr": settings.tail_rate},
+            {"params": list(head.parameters()), "lr": 5 * settings.tail_rate},
+        ],
+        weight_decay=0.05,
+    )
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    average = [p.detach().clone() for p in (*convolutions, *head.parameters())]
+    captions = torch.from_numpy(teacher.texts(corpus.captions.vectors))
+    labels = torch.from_numpy(teacher.texts(corpus.labels.vectors))
+    classes = torch.from_numpy(teacher.texts(corpus.imagenet.vectors[:, 2]))
+    scale = teacher.logit_scale
+    classifier = [torch.from_numpy(part) for part in corpus.classifier]
+    bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0]))
+    spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]
+    for step in range(settings.tail_steps):
+        rate = cosine_schedule(step, settings.tail_steps, warmup=50)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate
+        own = rng.choice(len(corpus.owner), 2 * settings.tail_batch // 3, replace=False)
+        captioned, which = np.unique(corpus.owner[own], return_index=True)
+        own = own[which]
+        labelled = rng.choice(len(corpus.label), settings.tail_batch // 3, replace=False)
+        view = int(rng.integers(settings.views))
+        signal = np.concatenate(
+            [corpus.captioned.middle[view][captioned], corpus.labelled.middle[view][labelled]]
+        )
+        seen = np.concatenate(
+            [corpus.captioned.pooled[view][captioned], corpus.labelled.pooled[view][labelled]]
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = run_tail(trunk, torch.from_numpy(signal.astype(np.float32)))
+            images = unit(head(pooled.float()))
+        mine, named = images[: len(captioned)], images[len(captioned) :]
+        ways = np.where(
+            rng.random(len(own)) < 0.7, 0, rng.integers(captions.shape[1], size=len(own))
+        )
+        texts = captions[own, ways]
+        others = captions[rng.choice(len(corpus.owner), 2048, replace=False), 0]
+        to_text = _find(mine, torch.cat([texts, others]), texts, torch.cat([texts, others]), scale)
+        bank[captioned] = mine.detach()
+        rest = np.setdiff1d(rng.choice(len(bank), 3000, replace=False), captioned)
+        told = torch.cat([texts, spokesman[rest]])
+        to_image = _find(texts, torch.cat([mine, bank[rest]]), texts, told, scale)
+        template = int(rng.integers(labels.shape[1]))
+        names = torch.from_numpy(corpus.label[labelled])
+        to_label = nn.functional.cross_entropy(scale * named @ labels[:, template].T, names)
+        judged = classifier_loss(images, torch.from_numpy(seen), classes, classifier)
+        loss = (to_text + to_image) / 2 + 0.5 * to_label + 0.3 * judged
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            keep = min(0.995, (step + 1) / (step + 10))
+            for mean, now in zip(average, (*convolutions, *head.parameters()), strict=True):
+                mean.lerp_(now, 1 - keep)
+        parts = (to_text, to_image, to_label, judged)
+        report(step + 1, " ".join(f"{part.item():.2f}" for part in parts), trunk, head)
+    with torch.no_grad():
+        for now, mean in zip((*convolutions, *head.parameters()), average, strict=True):
+            now.copy_(mean)
+    return trunk, head.eval()
+
+
+@torch.no_grad()
+def embed_middle(trunk: nn.Module, head: nn.Module, middle: np.ndarray) -> Float32Array:
+    """(N, D) unit rows of cached activations through the trained stages."""
+    parts = []
+    for start in range(0, len(middle), 64):
+        signal = torch.from_numpy(middle[start : start + 64].astype(np.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = run_tail(trunk, signal)
+        parts.append(unit(head(pooled.float())).numpy())
+    return np.concatenate(parts)
+
+
+def _find(queries: Tensor, keys: Tensor, meant: Tensor, told: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of finding the right keys; query i's own is key i.
+
+    Keys of which nearly the same is told (cosine of the teacher's vectors) are right as well.
+    """
+    right = meant @ told.T > _SAME_MEANING
+    right |= torch.eye(len(queries), len(keys), dtype=torch.bool)
+    return rows_loss(queries, keys, scale, right) / len(queries)
