@@ -35,7 +35,7 @@ def library_of(tmp_path: Path) -> Path:
         ("no-such-command", 2, "no-such-command"),
         ("index /nowhere", 1, "there is no folder"),
         ("index --model no-such-model", 1, "no-such-model"),
-        ("index --model default", 4, "not on this machine"),
+        ("index --model default", 4, "ViT-B-32-256"),
         ("index --threads 0", 2, "threads"),
         ("index --device quantum", 1, "quantum"),
         ("remove /nowhere", 1, "knows nothing"),

@@ -103,7 +103,7 @@ def _place(name: str | Path) -> Path:
     if (kept / CONFIG_NAME).is_file():
         return kept
     path = Path(text).expanduser()
-    return path if (path / CONFIG_NAME).is_file() else kept
+    return path if _is_path(name) or (path / CONFIG_NAME).is_file() else kept
 
 
 def _folder_name(target: str) -> str:
