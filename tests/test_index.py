@@ -120,20 +120,6 @@ def test_a_root_that_is_not_there_loses_nothing(library: Library, photo_folder: 
     assert summary(library.index()) == {"unchanged": 12}
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_cannot_be_listed_keeps_its_photos(
-    library: Library, photo_folder: Path
-) -> None:
-    library.index([photo_folder])
-    (photo_folder / "2023").chmod(0)
-    try:
-        report = library.index()
-    finally:
-        (photo_folder / "2023").chmod(0o755)
-    assert report.unreadable_folders
-    assert library.status().photos == 12
-
-
 def test_folders_are_remembered_and_a_folder_inside_one_means_it(
     library: Library, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -86,7 +86,8 @@ def check(
 
 def remove(
     paths: Annotated[
-        list[Path], typer.Argument(help="Folders or files to forget; they stay on the disk.")
+        list[Path],
+        typer.Argument(readable=False, help="Folders or files to forget; they stay on the disk."),
     ],
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another is writing.")] = False,
 ) -> None:

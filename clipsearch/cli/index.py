@@ -29,7 +29,9 @@ Examples:
 def index(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="Folders; none: all folders known already."),
+        typer.Argument(
+            metavar="[PATH]...", readable=False, help="Folders; none: all folders known already."
+        ),
     ] = None,
     model: Annotated[
         str | None,

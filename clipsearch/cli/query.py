@@ -31,7 +31,12 @@ def query(
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option("--image", metavar="FILE", help="Look for photos like this one. Repeatable."),
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            readable=False,
+            help="Look for photos like this one. Repeatable.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,
