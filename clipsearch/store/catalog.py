@@ -573,13 +573,16 @@ class Catalog:
         known: dict[bytes, KnownPhoto] = {}
         for chunk in _chunks(list(digests)):
             marks = ",".join("?" * len(chunk))
-            for digest, photo_id, key in self._fetch(
-                "SELECT digest, photo.id, embedding.key FROM photo LEFT JOIN embedding"
-                " ON embedding.photo_id = photo.id AND embedding.model_id = ?"
-                f" WHERE digest IN ({marks})",
-                (model_id, *chunk),
-            ):
-                known[digest] = KnownPhoto(photo_id, key is not None)
+            # Asked for every photo that is read: the driver alone answers in a tenth of the time.
+            with self._lock, translated(self.folder):
+                rows = self._driver().execute(
+                    "SELECT digest, photo.id, embedding.key FROM photo LEFT JOIN embedding"
+                    " ON embedding.photo_id = photo.id AND embedding.model_id = ?"
+                    f" WHERE digest IN ({marks})",
+                    (model_id, *chunk),
+                )
+                for digest, photo_id, key in rows:
+                    known[digest] = KnownPhoto(photo_id, key is not None)
         return known
 
     def commit_batch(
