@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from tiny_training import tiny_config, tiny_model, tiny_pairs
+from safetensors.torch import load_file, save_file
+from tiny_training import TINY, tiny_config, tiny_model, tiny_pairs
 
 from clipsearch.errors import (
     ClipsearchError,
@@ -21,8 +21,9 @@ from clipsearch.errors import (
     TrainingDataError,
     UsageError,
 )
-from clipsearch.models.config import WEIGHTS_NAME
+from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME
 from clipsearch.models.fingerprints import fingerprints
+from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.towers import load_towers
@@ -228,6 +229,30 @@ def test_wishes_that_cannot_be_met(base: Path, pairs: Path, tmp_path: Path) -> N
         finetune(pairs, output=tmp_path / "c", from_scratch="RN50", settings=FAST, device="cpu")
     with pytest.raises(ModelError, match="no architecture"):
         finetune(pairs, output=tmp_path / "d", from_scratch="ViT-X", settings=FAST, device="cpu")
+
+
+def test_a_siglip_model_is_tuned_with_its_own_loss(pairs: Path, tmp_path: Path) -> None:
+    siglip = tiny_model(tmp_path, init_logit_scale=math.log(10), init_logit_bias=-10.0)
+    report = run(pairs, tmp_path / "run", siglip, changed(epochs=2))
+    before, after = (load_file(folder / WEIGHTS_NAME) for folder in (siglip, report.output))
+    assert report.alpha == 0 or after["logit_bias"] != before["logit_bias"]
+    losses = [line["loss"] for line in read_metrics(report.output) if line["kind"] == "step"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_captioning_model_is_refused(pairs: Path, tmp_path: Path) -> None:
+    """CoCa learns to write captions too; the contrastive loss alone would spoil that half."""
+    text = TINY["text_cfg"] | {"embed_cls": True, "output_tokens": True}
+    vision = TINY["vision_cfg"] | {"attentional_pool": True, "output_tokens": True}
+    parts = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text,
+             "multimodal_cfg": text | {"attn_pooler_heads": 2}}  # fmt: skip
+    model = import_open_clip().CoCa(**parts)
+    folder = tmp_path / "coca"
+    folder.mkdir()
+    (folder / CONFIG_NAME).write_text(json.dumps({"model_cfg": parts, "preprocess_cfg": {}}))
+    save_file({n: v.clone() for n, v in model.state_dict().items()}, folder / WEIGHTS_NAME)
+    with pytest.raises(ModelError, match="contrastive loss alone"):
+        run(pairs, tmp_path / "run", folder)
 
 
 def test_flips_are_refused_where_captions_speak_of_sides(

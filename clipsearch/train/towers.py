@@ -184,12 +184,17 @@ def load_towers(folder: Path, *, device: str = "auto") -> Towers:
     """A model directory as an open_clip model, in float32.
 
     Raises:
-        ModelError: not a model directory, damaged, or no CLIP with two towers and one scale; or
-            there is no such device here.
+        ModelError: not a model directory, damaged, or trained by another loss too; or there is no
+            such device here.
     """
     import torch
 
     config = read_config(folder)
+    if "multimodal_cfg" in config.model:
+        raise ModelError(
+            f"{folder} was not trained by a contrastive loss alone: it writes captions too (CoCa)",
+            hint="choose a CLIP or SigLIP model: `clipsearch models`",
+        )
     place = pick_device(device)
     open_clip = import_open_clip()
     try:
@@ -270,12 +275,6 @@ def _towers(
     folder: Path | None,
     stored: Mapping[str, torch.dtype],
 ) -> Towers:
-    if getattr(model, "logit_scale", None) is None or hasattr(model, "text_decoder"):
-        raise ModelError(
-            f"{folder or 'this architecture'} was not trained by a contrastive loss alone"
-            f" ({type(model).__name__}); it cannot be fine-tuned here",
-            hint="choose a CLIP or SigLIP model: `clipsearch models`",
-        )
     import torch
 
     read_only_real_tokens(model)
