@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipsearch.cli.output import duration, note, progress_display, table, warning, write_json
+from clipsearch.cli.output import duration, note, progress_display, table, write_json
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError
 
@@ -193,7 +193,7 @@ def finetune(
         for line in report.notes():
             note(line)
         if not report.promoted:
-            warning(f"{report.output} was not put to work", "the run's figures are kept there")
+            note(f"the base model stays in use; {report.output} keeps the figures of this run")
         elif apply:
             with progress_display() as show_index:
                 training.apply(library, report, wait=wait, progress=show_index)
