@@ -10,7 +10,6 @@ Source: Sennrich et al. 2016; vocabulary of Radford et al. 2021 (MIT), shipped w
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import re
 import string
@@ -246,6 +245,8 @@ def _vocabulary_path() -> Path:
 
 
 def _build_table(source: Path) -> Merges:
+    import gzip
+
     lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")[1 : _MERGES + 1]
     letters = _byte_letters()
     ids = dict(letters)
