@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +140,25 @@ def test_what_was_removed_stays_out_and_stays_on_disk(cli: Cli, photo_folder: Pa
     assert len(list(photo_folder.rglob("*.jpg"))) == 12
     cli("remove", photo_folder)
     assert "the library is empty" in cli("query", "sea").stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="interrupts otherwise there")
+def test_watching_picks_up_new_photos_until_interrupted(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys, clipsearch.library\nfrom clipsearch.cli.run import run\n"
+        "clipsearch.library.WATCH_SECONDS = 0.1\n"
+        "sys.exit(run(['index', '--watch', sys.argv[1]]))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, photo_folder], stderr=subprocess.PIPE, text=True
+    ) as watcher:
+        assert watcher.stderr is not None
+        assert "12 added" in watcher.stderr.readline()
+        draw_photo(tmp_path / "new.jpg", 50).rename(photo_folder / "new.jpg")
+        told = [watcher.stderr.readline() for _ in range(2)]
+        assert any("1 added" in line for line in told)
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.wait() == 130
+    assert len(cli("query", "anything", "-k", 50).stdout.splitlines()) == 13

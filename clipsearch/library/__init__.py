@@ -164,7 +164,8 @@ class Library:
             self._switch(catalog, target, active, missing, run.report)
             self._refresh_index()
             run.report.photos = catalog.count_photos()
-        run.report.seconds = self._last_look_seconds = time.perf_counter() - started
+        run.report.seconds = time.perf_counter() - started
+        self._last_look_seconds = run.report.seconds - run.report.encoding_seconds
         return run.report
 
     def _model_row(
