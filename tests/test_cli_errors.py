@@ -70,6 +70,14 @@ def test_without_a_library_the_message_says_how_to_make_one(
         assert "clipsearch index" in err
 
 
+def test_a_place_that_cannot_hold_a_library_is_said_to_be_so(
+    capsys: pytest.CaptureFixture[str], photo_folder: Path
+) -> None:
+    place = photo_folder / "photo00.jpg"
+    assert run(["index", str(photo_folder), "--library", str(place)]) == 1
+    assert f"cannot keep a library in {place}" in capsys.readouterr().err
+
+
 def png_of_size(path: Path, width: int, height: int) -> None:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header

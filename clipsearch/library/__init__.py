@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.errors import ModelError, UsageError
+from clipsearch.errors import ModelError, StorageError, UsageError
 from clipsearch.library.reports import (
     Hit,
     IndexReport,
@@ -145,7 +145,13 @@ class Library:
         from clipsearch.store.lock import writer_lock
 
         started = time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot keep a library in {self.folder} ({(error.strerror or str(error)).lower()})",
+                hint="choose another folder with `--library DIR`, or see who may write there",
+            ) from error
         with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
             roots = choose_roots(catalog, paths, exclude=exclude, follow_links=follow_links)
             active = next((known for known in catalog.models() if known.active), None)
