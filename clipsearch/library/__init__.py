@@ -148,8 +148,9 @@ class Library:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            reason = (error.strerror or str(error)).lower()
             raise StorageError(
-                f"cannot keep a library in {self.folder} ({(error.strerror or str(error)).lower()})",
+                f"cannot keep a library in {self.folder} ({reason})",
                 hint="choose another folder with `--library DIR`, or see who may write there",
             ) from error
         with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
