@@ -1,0 +1,101 @@
+"""Indexing: photos a second and peak memory of whole runs, ours and rclip's in turn.
+
+    python -m benchmarks.speed.indexing PHOTOS WORK [--rounds 3]
+
+Every run starts with an empty library and ends with one answered query, since a run of rclip does.
+Converted towers, verdicts on precision (`runtimes/trial.py`) and compiled Python files are there
+already, as they are from the second use on; `first` in the results is our first run ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from benchmarks.speed import measure, models, peer, photos
+
+QUESTION = "a dog on a beach"
+
+
+def ours(work: Path, kind: str, model: str, name: str, precision: str = "auto") -> measure.Program:
+    library = work / f"indexed-{Path(model).name}-{kind}"
+    clipsearch = f"{shlex.quote(measure.clipsearch_command())} -q --library {library.name}"
+    script = (
+        f"{clipsearch} --precision {precision} index --model {model} photos/{kind}"
+        f" && {clipsearch} query {shlex.quote(QUESTION)} -k 3"
+    )
+    return measure.Program(name, ["sh", "-c", script], work, before=measure.fresh(library))
+
+
+def theirs(work: Path, kind: str, rclip: Path) -> measure.Program:
+    data = peer.data_folder(work, f"indexing-{kind}")
+
+    def empty() -> None:
+        for file in data.glob("db.sqlite3*"):
+            file.unlink()
+
+    return measure.Program(
+        "rclip 4.0.8, ViT-B-32-256",
+        [str(rclip), "-t", "3", QUESTION],
+        work / "photos" / kind,
+        {"RCLIP_DATADIR": str(data)},
+        before=empty,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    work = options.work.resolve()
+    photos.make(options.photos, work)
+    models.make(work)
+    rclip = peer.install(work)
+    home = work / "home"
+    vit = f"models/{models.NAME}"
+    first = [
+        measure.time_once(ours(work, "mid", model, model), 0, home) for model in ("pocket", vit)
+    ]
+    # A transformer tries int8 in its first run; where that fails, bfloat16 in its second.
+    measure.time_once(ours(work, "mid", vit, vit), 0, home)
+    runs = []
+    for kind in ("mid", "big"):
+        programs = [
+            ours(work, kind, "pocket", "clipsearch, pocket"),
+            ours(work, kind, vit, "clipsearch, ViT-B-32-256"),
+            theirs(work, kind, rclip),
+        ]
+        # The peer alone needs a warm-up still, for its compiled files and the page cache.
+        if kind == "mid":
+            programs.insert(1, ours(work, kind, "pocket", "clipsearch, pocket in fp32", "fp32"))
+        runs += [
+            {**run.as_dict(), "photos": kind}
+            for run in measure.in_turn(programs, rounds=options.rounds, home=home, warm_up=0)
+        ]
+    measure.write(
+        "speed-indexing",
+        {
+            "claim": "indexing whole folders, start-up and one query included",
+            "command": "clipsearch index --model M photos/KIND && clipsearch query ...; rclip ...",
+            "photos": {
+                kind: {
+                    "count": len(files := list((work / "photos" / kind).iterdir())),
+                    "mean_bytes": sum(file.stat().st_size for file in files) // len(files),
+                }
+                for kind in ("mid", "big")
+            },
+            "peer": measure.versions(
+                str(rclip.parent / "python"), ("rclip", "onnxruntime", "numpy", "pillow")
+            ),
+            "verdicts": measure.read_json(home / ".cache/clipsearch/precision.json"),
+            "first": [run.as_dict() for run in first],
+        },
+        runs,
+    )
+
+
+if __name__ == "__main__":
+    main()
