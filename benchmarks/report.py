@@ -70,7 +70,8 @@ def indexing(result: dict[str, Any]) -> str:
     parts = [
         "## Indexing\n",
         "Whole runs over an empty library, start-up counted, each with one text query at its end"
-        " (a run of rclip always answers one). Both sides' ViT-B-32-256 has the same random weights.\n",
+        " (a run of rclip always answers one). Both sides' ViT-B-32-256 has the same random"
+        " weights.\n",
     ]
     for kind, title in (("mid", "about 500 px"), ("big", "12 megapixels")):
         some = [run for run in runs if run["photos"] == kind]
@@ -308,8 +309,8 @@ def main() -> None:
     parts = [
         "# Benchmarks\n",
         "Made by `python -m benchmarks.report` from the raw runs in `results/`;"
-        " `benchmarks/run.sh PHOTOS` repeats them. Figures are medians, ratios are medians of the ratios round by round"
-        " (programs take turns). Trust ratios: machines differ, and so do their days.\n",
+        " `benchmarks/run.sh PHOTOS` repeats them. Figures are medians, ratios are medians of the"
+        " ratios round by round (programs take turns). Trust ratios: machines differ, and so do their days.\n",
         "![Photos indexed a second](charts/indexing.png)\n",
         "![Seconds of a cold query](charts/queries.png)\n",
     ]

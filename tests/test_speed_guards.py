@@ -1,0 +1,168 @@
+"""What keeps the program quick, as counts that are the same on every machine.
+
+How long anything takes is measured in `benchmarks/`; nothing here looks at a clock.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import draw_photo
+
+from clipsearch.library import Library, indexing
+from clipsearch.models.encoder import LocalEncoder
+from clipsearch.photos import decode
+from clipsearch.store.catalog import Catalog
+
+PHOTOS = 23
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for number in range(PHOTOS):
+        draw_photo(folder / f"{number % 3}" / f"{number:02}.jpg", number)
+    return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path, photos: Path) -> Library:
+    library = Library.open(tmp_path / "library", threads=1)
+    library.index([photos])
+    return library
+
+
+class Counter:
+    """Calls that were let through, by name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.calls: dict[str, int] = {}
+        self.sizes: list[int] = []
+
+    def count(self, owner: object, name: str, size=lambda *arguments: 0) -> None:
+        original = getattr(owner, name)
+
+        def counted(*arguments, **settings):
+            self.calls[name] = self.calls.get(name, 0) + 1
+            result = original(*arguments, **settings)
+            self.sizes.append(size(*arguments, result))
+            return result
+
+        self._monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    return Counter(monkeypatch)
+
+
+def test_each_photo_is_decoded_once_and_encoded_in_whole_batches(
+    tmp_path: Path, photos: Path, counter: Counter
+):
+    counter.count(decode, "_decode")
+    counter.count(LocalEncoder, "images")
+    library = Library.open(tmp_path / "library", threads=1)
+    library.index([photos])
+    size = library._encoder("pocket").batch_size
+    assert counter.calls == {"_decode": PHOTOS, "images": -(-PHOTOS // size)}
+
+
+def test_a_photo_is_read_once_and_no_byte_twice_but_its_header(
+    tmp_path: Path, photos: Path, counter: Counter
+):
+    counter.count(decode.os, "read", size=lambda file, count, data: len(data))
+    for photo in sorted(photos.rglob("*.jpg")):
+        decode.decode_photo(photo, side_px=64)
+    total = sum(photo.stat().st_size for photo in photos.rglob("*.jpg"))
+    assert counter.calls == {"read": 2 * PHOTOS}
+    assert sum(counter.sizes) <= total + PHOTOS * 512
+
+
+def test_unchanged_files_are_neither_opened_nor_loaded_a_model_for(
+    library: Library, photos: Path, counter: Counter
+):
+    counter.count(indexing, "decode_photo")
+    counter.count(decode.os, "read")
+    counter.count(LocalEncoder, "_openvino_tower")
+    for photo in list(photos.rglob("*.jpg"))[:5]:
+        photo.rename(photo.with_name("moved-" + photo.name))
+    again = Library.open(library.folder, threads=1)
+    report = again.index()
+    assert report.moved == 5
+    # A moved file is read for its digest; its picture is not needed.
+    assert counter.calls == {"decode_photo": 5, "read": 10}
+
+
+def test_looking_again_takes_as_many_statements_for_many_files_as_for_few(tmp_path: Path):
+    def statements(files: int) -> int:
+        folder = tmp_path / f"{files}"
+        photos = folder / "photos"
+        for number in range(files):
+            path = photos / f"{number % 2}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"no picture")
+        library = Library.open(folder / "library", threads=1)
+        library.index([photos])
+        seen: list[str] = []
+        original = Catalog.open.__func__
+
+        def traced(cls, place):
+            catalog = original(cls, place)
+            catalog._driver().set_trace_callback(seen.append)
+            return catalog
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Catalog, "open", classmethod(traced))
+            library.index()
+        return len(seen)
+
+    assert statements(400) == statements(10)
+
+
+QUERY = """
+import sys
+from clipsearch.cli.run import run
+assert run(['query', 'sea', '--library', sys.argv[1]]) == 0
+modules = {name for name in sys.modules}
+threads = len(__import__('os').listdir('/proc/self/task')) if sys.platform == 'linux' else 1
+print(threads, *modules, file=sys.stderr)
+"""
+
+
+def test_a_query_starts_no_thread_and_few_imports(library: Library):
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    for _ in range(2):  # the second run finds the text's vector in the cache
+        done = subprocess.run(
+            [sys.executable, "-c", QUERY, str(library.folder)],
+            capture_output=True, text=True, check=True, env=environment,
+        )  # fmt: skip
+        threads, *modules = done.stderr.splitlines()[-1].split()
+        assert threads == "1"
+        # 130 of them are numpy's. Each module of its own costs about 0.3 ms.
+        ours_and_standard = [name for name in modules if not name.startswith("numpy")]
+        assert len(ours_and_standard) < 200, sorted(ours_and_standard)
+
+
+def test_a_text_query_reads_only_the_rows_of_its_words(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+):
+    """The token table is half of the text tower; a query maps it and touches its own words."""
+    from clipsearch.models.weights import WeightsFile
+
+    touched: list[int] = []
+    original = WeightsFile.float32
+
+    def counted(self, name, rows=None):
+        found = original(self, name, rows)
+        if name.endswith("token_embedding.weight"):
+            touched.append(len(found))
+        return found
+
+    monkeypatch.setattr(WeightsFile, "float32", counted)
+    library.query("two dogs on a beach")
+    assert touched == [7]
