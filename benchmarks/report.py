@@ -310,7 +310,8 @@ def main() -> None:
         "# Benchmarks\n",
         "Made by `python -m benchmarks.report` from the raw runs in `results/`;"
         " `benchmarks/run.sh PHOTOS` repeats them. Figures are medians, ratios are medians of the"
-        " ratios round by round (programs take turns). Trust ratios: machines differ, and so do their days.\n",
+        " ratios round by round (programs take turns). Trust ratios: machines differ, and so do"
+        " their days.\n",
         "![Photos indexed a second](charts/indexing.png)\n",
         "![Seconds of a cold query](charts/queries.png)\n",
     ]
