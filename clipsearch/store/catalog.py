@@ -345,6 +345,11 @@ class Catalog:
         with self._transaction() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(statement, parameters)]
 
+    def _read(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """`_fetch` for what is asked for every photo or folder: a tenth of the time a row."""
+        with self._lock, translated(self.folder):
+            return self._driver().execute(statement, parameters).fetchall()
+
     # ------------------------------------------------------------------------ settings, roots
 
     def get_setting(self, key: str) -> str | None:
@@ -499,7 +504,7 @@ class Catalog:
         self._compared_roots.add(root_id)
         known: dict[bytes, tuple[Any, ...]] = {}
         for is_problem, table, column in ((False, "file", "1"), (True, "problem", "is_photo")):
-            for row in self._fetch(
+            for row in self._read(
                 f"SELECT relative_path, size, mtime_ns, inode, id, {column}"
                 f" FROM {table} WHERE root_id = ? AND folder = ?",
                 (root_id, folder),
@@ -573,16 +578,13 @@ class Catalog:
         known: dict[bytes, KnownPhoto] = {}
         for chunk in _chunks(list(digests)):
             marks = ",".join("?" * len(chunk))
-            # Asked for every photo that is read: the driver alone answers in a tenth of the time.
-            with self._lock, translated(self.folder):
-                rows = self._driver().execute(
-                    "SELECT digest, photo.id, embedding.key FROM photo LEFT JOIN embedding"
-                    " ON embedding.photo_id = photo.id AND embedding.model_id = ?"
-                    f" WHERE digest IN ({marks})",
-                    (model_id, *chunk),
-                )
-                for digest, photo_id, key in rows:
-                    known[digest] = KnownPhoto(photo_id, key is not None)
+            for digest, photo_id, key in self._read(
+                "SELECT digest, photo.id, embedding.key FROM photo LEFT JOIN embedding"
+                " ON embedding.photo_id = photo.id AND embedding.model_id = ?"
+                f" WHERE digest IN ({marks})",
+                (model_id, *chunk),
+            ):
+                known[digest] = KnownPhoto(photo_id, key is not None)
         return known
 
     def commit_batch(
