@@ -35,14 +35,14 @@ class Settings:
     imagenet_batch: int = 128
 
     # The last stages of the image tower.
-    tail_steps: int = 700
+    tail_steps: int = 800
     tail_batch: int = 96
-    tail_rate: float = 2e-4
+    tail_rate: float = 1e-4
 
     # The text tower.
     student_early_steps: int = 600
     student_steps: int = 1100
-    student_last_steps: int = 250
+    student_last_steps: int = 150
     student_rate: float = 8e-4
     student_paired_batch: int = 384
     student_world_batch: int = 512

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.pocket.corpus import Corpus
 from benchmarks.pocket.heads import ImageHead, Teacher, classifier_loss, embed, unit
-from benchmarks.pocket.image_tower import run_tail, tail_layers
+from benchmarks.pocket.image_tower import run_tail
 from benchmarks.pocket.settings import Settings
 from benchmarks.pocket.student import cosine_schedule
 from clipsearch.records import Float32Array
@@ -25,9 +26,9 @@ from clipsearch.train.loss import rows_loss
 _SAME_MEANING = 0.95
 
 
-def trainable(trunk: nn.Module) -> list[nn.Parameter]:
-    """Convolutions behind the frozen layers. Batch norm stays as ImageNet left it."""
-    modules = [module for layer in tail_layers(trunk) for module in layer.modules()]
+def trainable(trunk: Any) -> list[nn.Parameter]:
+    """Convolutions of the last stage and behind it. Batch norm stays as ImageNet left it."""
+    modules = [*trunk.blocks[-1].modules(), trunk.conv_head]
     return [p for m in modules if isinstance(m, nn.Conv2d) for p in m.parameters()]
 
 
@@ -49,7 +50,7 @@ def train_tail(
     optimizer = torch.optim.AdamW(
         [
             {"params": convolutions, "lr": settings.tail_rate},
-            {"params": list(head.parameters()), "lr": 5 * settings.tail_rate},
+            {"params": list(head.parameters()), "lr": 3 * settings.tail_rate},
         ],
         weight_decay=0.05,
     )
@@ -60,6 +61,14 @@ def train_tail(
     classes = torch.from_numpy(teacher.texts(corpus.imagenet.vectors[:, 2]))
     scale = teacher.logit_scale
     classifier = [torch.from_numpy(part) for part in corpus.classifier]
+    taught = [
+        torch.from_numpy(
+            np.concatenate([teacher.images(view) for view in pictures.pooled]).reshape(
+                len(pictures.pooled), -1, settings.dim
+            )
+        )
+        for pictures in (corpus.captioned, corpus.labelled)
+    ]
     bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0]))
     spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]
     for step in range(settings.tail_steps):
@@ -89,21 +98,23 @@ def train_tail(
         to_text = _find(mine, torch.cat([texts, others]), texts, torch.cat([texts, others]), scale)
         bank[captioned] = mine.detach()
         rest = np.setdiff1d(rng.choice(len(bank), 3000, replace=False), captioned)
-        told = torch.cat([texts, spokesman[rest]])
-        to_image = _find(texts, torch.cat([mine, bank[rest]]), texts, told, scale)
+        about = torch.cat([texts, spokesman[rest]])
+        to_image = _find(texts, torch.cat([mine, bank[rest]]), texts, about, scale)
         template = int(rng.integers(labels.shape[1]))
         names = torch.from_numpy(corpus.label[labelled])
         to_label = nn.functional.cross_entropy(scale * named @ labels[:, template].T, names)
         judged = classifier_loss(images, torch.from_numpy(seen), classes, classifier)
-        loss = (to_text + to_image) / 2 + 0.5 * to_label + 0.3 * judged
+        told = torch.cat([taught[0][view][captioned], taught[1][view][labelled]])
+        distance = 1 - (images * told).sum(1).mean()
+        loss = (to_text + to_image) / 2 + 0.5 * to_label + 0.3 * judged + 10 * distance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            keep = min(0.995, (step + 1) / (step + 10))
+            keep = min(0.99, (step + 1) / (step + 10))
             for mean, now in zip(average, (*convolutions, *head.parameters()), strict=True):
                 mean.lerp_(now, 1 - keep)
-        parts = (to_text, to_image, to_label, judged)
+        parts = (to_text, to_image, to_label, judged, distance)
         report(step + 1, " ".join(f"{part.item():.2f}" for part in parts), trunk, head)
     with torch.no_grad():
         for now, mean in zip((*convolutions, *head.parameters()), average, strict=True):

@@ -113,16 +113,18 @@ class Run:
         return head
 
     def tail(self, head: Any, teacher: Teacher) -> tuple[Any, Any]:
-        """Trunk and image head, trained, then mixed with what they were by `tail_mix`."""
+        """Trunk and image head, the last layers of both trained."""
         trunk = load_lite(self.settings.lite)
         said = teacher.texts(self.corpus.dev_captions.vectors[:, 0])
 
         def measure(trained: Any, trained_head: Any, name: str) -> None:
-            images = embed_middle(trained, trained_head, self.corpus.dev_middle)
+            training = trained_head.training
+            images = embed_middle(trained, trained_head.eval(), self.corpus.dev_middle)
+            trained_head.train(training)
             self.measure(name, images, said)
 
         def report(step: int, line: str, trained: Any, trained_head: Any) -> None:
-            if step % 200 == 0:
+            if step % 100 == 0:
                 self.say(f"tail: step {step}: {line}")
                 measure(trained, trained_head, f"tail: step {step}")
 
