@@ -25,11 +25,18 @@ from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
+from clipsearch.train.prompts import GENERAL_PROMPTS, GENERAL_SENTENCES
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.towers import load_towers
 
 FAST = Settings(
-    method="full", epochs=6, batch_size=24, micro_batch=12, learning_rate=3e-3, patience=9
+    method="full",
+    epochs=6,
+    batch_size=24,
+    micro_batch=12,
+    learning_rate=3e-3,
+    patience=9,
+    anchor=0,
 )
 
 
@@ -146,6 +153,27 @@ def test_drift_is_measured_on_the_librarys_photos(base: Path, pairs: Path, tmp_p
     assert report.drift.photos == 96
     assert 0 <= report.drift.overlap < 1
     assert report.drift.image_cosine < 1
+
+
+def test_an_anchor_holds_words_that_the_pairs_never_use(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Measured on other sentences than the held ones; the pairs are learned all the same."""
+    kept = {}
+    for anchor in (0.0, 100.0):
+        settings = changed(method="text", anchor=anchor, wise_ft=False)
+        folders = [pairs.parent]
+        report = run(pairs, tmp_path / f"{anchor}", base, settings, library_folders=folders)
+        assert report.drift is not None
+        assert report.test.gain > 0
+        kept[anchor] = report.drift.text_cosine
+    assert kept[100.0] > 0.5 + 0.5 * kept[0.0]  # at least half of the drift is gone
+
+
+def test_the_searches_that_measure_forgetting_are_not_held() -> None:
+    assert len(set(GENERAL_PROMPTS)) == 200
+    assert len(set(GENERAL_SENTENCES)) == len(GENERAL_SENTENCES) > 10_000
+    assert not set(GENERAL_PROMPTS) & set(GENERAL_SENTENCES)
 
 
 def test_from_scratch_starts_at_the_published_temperature(pairs: Path, tmp_path: Path) -> None:

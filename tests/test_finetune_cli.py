@@ -9,7 +9,7 @@ import pytest
 from conftest import Cli
 from tiny_training import tiny_model, tiny_pairs
 
-OPTIONS = ("--learning-rate", "3e-3", "--epochs", "6", "--batch-size", "24")
+OPTIONS = ("--learning-rate", "3e-3", "--epochs", "6", "--batch-size", "24", "--anchor", "0")
 
 
 @pytest.fixture

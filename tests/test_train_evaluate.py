@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that has learned a little, so that its figures are not all chance."""
     folder = tmp_path_factory.mktemp("evaluate")
     pairs = tiny_pairs(folder / "pairs", 96)
-    settings = Settings(method="full", epochs=5, batch_size=24, micro_batch=24, learning_rate=3e-3)
+    settings = Settings(
+        method="full", epochs=5, batch_size=24, micro_batch=24, learning_rate=3e-3, anchor=0
+    )
     finetune(
         pairs, output=folder / "run", model=tiny_model(folder), settings=settings, device="cpu"
     )

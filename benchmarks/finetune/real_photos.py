@@ -28,9 +28,11 @@ from clipsearch.train.pairs import PhotoSource, read_pairs
 from clipsearch.train.towers import Towers
 
 
-def table(tar: Path, folder: Path, *, shuffled: bool = False) -> Path:
+def table(
+    tar: Path, folder: Path, *, shuffled: bool = False, photos_at_most: int | None = None
+) -> Path:
     """The tar as files and JSON lines; if asked, each photo with another one's captions."""
-    photos = read_pairs(tar).photos
+    photos = read_pairs(tar).photos[:photos_at_most]
     captions = [photo.captions for photo in photos]
     if shuffled:
         random.Random(0).shuffle(captions)
@@ -51,7 +53,7 @@ def _copy(source: PhotoSource, folder: Path, number: int) -> str:
 
 
 def remember_vectors() -> None:
-    """Embed the same photos once for all splits. Right for `text` alone: its image tower is fixed."""
+    """Embed the same photos once for all splits: right for `text`, whose image tower is fixed."""
     plain = Towers.embed_pixels
     known: dict[bytes, Float32Array] = {}
 
@@ -97,7 +99,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--micro-batch", type=int)
+    parser.add_argument("--guard-photos", type=int, help="only the first N of GUARD")
     parser.add_argument("--shuffled", action="store_true")
+    parser.add_argument("--name", help="of the result; default: the method's")
     given = parser.parse_args()
     if given.method == "text":
         remember_vectors()
@@ -105,7 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         pairs = table(given.tune, scratch / "tune", shuffled=given.shuffled)
-        guard = table(given.guard, scratch / "guard")
+        guard = table(given.guard, scratch / "guard", photos_at_most=given.guard_photos)
         for seed in range(given.splits):
             report = finetune(
                 pairs,
@@ -117,7 +122,7 @@ def main() -> None:
                 settings=Settings(
                     method=given.method, validation=100, test=199, seed=seed,
                     epochs=given.epochs, batch_size=given.batch_size,
-                    learning_rate=given.learning_rate,
+                    learning_rate=given.learning_rate, micro_batch=given.micro_batch,
                 ),
             )  # fmt: skip
             assert report is not None
@@ -129,10 +134,11 @@ def main() -> None:
     print(f"gain in t2i R@10: {gains}\nguard points lost: {lost}")
     kind = f"{given.method}-shuffled" if given.shuffled else given.method
     save(
-        f"finetune-real-{kind}",
+        given.name or f"finetune-real-{kind}",
         {
             "machine": machine(), "model": given.model, "method": given.method,
             "epochs": given.epochs, "batch_size": given.batch_size,
+            "guard_photos": given.guard_photos,
             "learning_rate": given.learning_rate, "shuffled": given.shuffled,
             "gain_t2i_R@10_points": gains, "guard_points_lost": lost, "runs": rows,
         },

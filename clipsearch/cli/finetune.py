@@ -112,6 +112,9 @@ def finetune(
     ] = None,
     weight_decay: Annotated[float, typer.Option(metavar="F", help="AdamW's.")] = 0.1,
     warmup: Annotated[float, typer.Option(metavar="F", help="Share of steps.")] = 0.1,
+    anchor: Annotated[
+        float, typer.Option(metavar="F", help="How firmly general sentences stay in place; 0: not.")
+    ] = 100.0,
     ema: Annotated[
         float, typer.Option(metavar="F", help="Decay of an average of the weights; 0: none.")
     ] = 0.0,
@@ -162,7 +165,8 @@ def finetune(
         "lora_rank": lora_rank, "lora_alpha": lora_alpha, "loss": loss, "direction": direction,
         "temperature": temperature, "batch_size": batch_size, "micro_batch": micro_batch,
         "epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay,
-        "warmup": warmup, "ema": ema, "patience": patience, "crop": crop, "flip": flip,
+        "warmup": warmup, "anchor": anchor, "ema": ema, "patience": patience, "crop": crop,
+        "flip": flip,
         "precision": settings.precision, "compile": compile, "checkpointing": checkpointing,
         "validation": validation, "test": test, "wise_ft": wise_ft, "guard_points": guard_points,
         "strict": strict, "seed": seed,

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +25,7 @@ from clipsearch.train.gradcache import Inputs, Objective, backward, pairs_that_f
 from clipsearch.train.inputs import Batch, Examples, Split, epoch_batches
 from clipsearch.train.methods import Plan, clamp_scale
 from clipsearch.train.metrics import IntArray, mean_recall
+from clipsearch.train.prompts import GENERAL_SENTENCES
 from clipsearch.train.report import Vectors
 from clipsearch.train.settings import Settings
 from clipsearch.train.states import BEST, LAST, MetricsLog, RunState, Trainable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _STATE_EVERY_S = 120.0
+_ANCHORS, _ANCHORS_A_STEP = 2048, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,40 @@ class Feed:
         )
 
 
+class Anchor:
+    """Holds general sentences where the base model put them, while the pairs move others.
+
+    A few of them go through the text tower in each step; their loss is `settings.anchor` times
+    the mean of 1 - cosine with the base model's vector (after Li and Hoiem 2016, 'Learning without
+    forgetting'). Narrow pairs would otherwise carry all words along: nothing else says what a
+    sentence that they never use should mean.
+    """
+
+    def __init__(self, towers: Towers, settings: Settings) -> None:
+        self._towers, self._settings = towers, settings
+        generator = np.random.default_rng([settings.seed, 6])
+        chosen = generator.choice(len(GENERAL_SENTENCES), _ANCHORS, replace=False)
+        self._tokens, _ = towers.tokenise([GENERAL_SENTENCES[row] for row in chosen])
+        self._wanted = towers.embed_tokens(self._tokens)
+
+    def backward(self, step: int, precision: str, parallel: Any) -> None:
+        """Add the gradient of a few sentences' loss; the same ones in every process."""
+        import torch
+
+        seed = [self._settings.seed, 7, step]
+        rows = np.random.default_rng(seed).choice(_ANCHORS, _ANCHORS_A_STEP, replace=False)
+        tokens, wanted = (
+            torch.from_numpy(part[rows]).to(self._towers.device)
+            for part in (self._tokens, self._wanted)
+        )
+        # Averaged over processes together with the pairs' gradient, which comes after it.
+        with nullcontext() if parallel is None else parallel.no_sync():
+            with self._towers.autocast(precision):
+                found = self._towers.model.encode_text(tokens, normalize=True)
+            loss = (1 - (found.float() * wanted).sum(dim=1)).mean() * self._settings.anchor
+            loss.backward()
+
+
 def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
     """Linear up to `peak` over the first `warmup` share of the steps, then half a cosine to 0."""
     rising = max(1, round(warmup * steps))
@@ -180,6 +217,8 @@ def train(
     def batches_of(epoch: int) -> list[Batch]:
         return epoch_batches(examples, split.train, settings.batch_size, epoch, settings.seed)
 
+    anchored = settings.anchor > 0 and plan.trains_text and plan.method != "scratch"
+    anchor = Anchor(towers, settings) if anchored else None
     first_step = [0, *accumulate(len(batches_of(epoch)) for epoch in range(settings.epochs))]
     steps = first_step[-1]
     states, state = folder / "state", RunState()
@@ -214,6 +253,8 @@ def train(
             for group in run.optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             run.optimizer.zero_grad(set_to_none=True)
+            if anchor is not None:
+                anchor.backward(step, precision, parallel)
             loss = backward(
                 towers,
                 feed.inputs(batch, step, rank, world),

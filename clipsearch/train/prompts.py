@@ -1,4 +1,4 @@
-"""200 things that people look for in their photos: what must not be forgotten in a tuned model."""
+"""Words of the whole world: 200 searches to see what was forgotten, and sentences to hold on to."""
 
 _THINGS = """
 a dog; a cat; a horse; a cow; a sheep; a bird; a duck on a pond; a butterfly; a bee on a flower;
@@ -34,4 +34,36 @@ an aquarium; a hospital; a document; a receipt; a whiteboard; a sign; a map; a s
 
 GENERAL_PROMPTS = tuple(
     f"a photo of {thing}" for thing in _THINGS.strip().replace("\n", " ").split("; ")
+)
+
+# Sentences of other words than the searches above, which measure: those are never trained on.
+_WHO = """
+a man; a woman; a boy; a girl; two men; two women; a couple; three people; a group of people;
+several children; an old man; a young woman; a worker; a person in a red shirt; a man in a hat;
+a woman in a blue dress; a child in a yellow jacket; a player in white; a brown dog; a black dog;
+two dogs; a white cat; a bird; a horse; a team; a crowd; a musician; a tourist; somebody
+"""
+_DOES = """
+is standing; is sitting; is walking; is running; is jumping; is climbing; is holding something;
+is looking at the camera; is smiling; is talking; is carrying a bag; is riding a bike; is throwing
+a ball; is catching a frisbee; is swimming; is eating; is drinking; is working; is waiting;
+is pointing; is taking pictures; is lying down; is pulling a rope; is playing; is watching others
+"""
+_WHERE = """
+on the street; on the beach; in the water; in the snow; in a field; in the grass; on a rock; on a
+hill; in a park; in front of a building; near a fence; by a wall; on a bench; at a table; in a
+room; on a stage; in a boat; on a track; under a tree; at night; in the city; on the sidewalk;
+through the woods; over a bar; in the sand; with a stick; next to a car; by the river
+"""
+
+
+def _words(text: str) -> list[str]:
+    return " ".join(text.split()).split("; ")
+
+
+GENERAL_SENTENCES = tuple(
+    f"{who} {does} {where}"
+    for who in _words(_WHO)
+    for does in _words(_DOES)
+    for where in _words(_WHERE)
 )

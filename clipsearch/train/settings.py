@@ -33,6 +33,7 @@ class Settings:
         epochs: passes over the training photos, each with one of its captions in turn.
         learning_rate: at the end of the warm-up; None: the method's own (methods.py).
         warmup: share of the steps with a rising learning rate; then half a cosine down to zero.
+        anchor: weight of holding general sentences where the base model has them (loop.Anchor).
         clip_norm: cap on the norm of all gradients together.
         ema: decay of an average of the weights, which is then what is validated and kept; 0 off.
         patience: epochs without better validation recall before the run stops.
@@ -61,6 +62,7 @@ class Settings:
     learning_rate: float | None = None
     weight_decay: float = 0.1
     warmup: float = 0.1
+    anchor: float = 100.0
     clip_norm: float = 1.0
     ema: float = 0.0
     patience: int = 5
@@ -95,6 +97,7 @@ class Settings:
             "learning_rate": (0, math.inf),
             "weight_decay": (0, math.inf),
             "warmup": (0, 1),
+            "anchor": (0, math.inf),
             "clip_norm": (1e-12, math.inf),
             "ema": (0, 0.99999),
             "patience": (1, math.inf),
