@@ -237,11 +237,19 @@ def test_a_damaged_state_is_not_resumed(base: Path, pairs: Path, tmp_path: Path)
         run(pairs, tmp_path / "run", base, changed(epochs=1), resume=True)
 
 
-def test_a_full_disk_is_one_plain_message(base: Path, pairs: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
-    with pytest.raises(StorageError, match="cannot be written"):
-        run(pairs, Path("/dev/full/run"), base)
+def test_a_full_disk_is_one_plain_message_and_leaves_no_half_file(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # weights need more
+    try:
+        with pytest.raises(StorageError, match="cannot be written") as caught:
+            run(pairs, tmp_path / "run", base, changed(epochs=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "--output" in (caught.value.hint or "")
+    assert not list(tmp_path.rglob("*.safetensors*"))
 
 
 def test_wishes_that_cannot_be_met(base: Path, pairs: Path, tmp_path: Path) -> None:
