@@ -41,7 +41,7 @@ def main() -> None:
             check=True,
         )  # fmt: skip
         path = RESULTS / f"{name}.json"
-        run = json.loads(path.read_text())["runs"][0]
+        run = json.loads(path.read_text())["captions"]["runs"][0]
         path.unlink()
         rows.append(run)
         print(

@@ -1,7 +1,7 @@
 """A new world: 300 products with invented names, found by name in pictures never seen.
 
     python data/render.py products WORLD --count 3000 --classes 300 --seed 7
-    python -m benchmarks.finetune.products WORLD GUARD [--method full]
+    python -m benchmarks.finetune.products WORLD GUARD [--method text]
 
 Nine pictures of each product teach, choose and judge within the run; the tenth of each is kept out
 of it altogether. On those 300 the base and the tuned model are measured: search with a product's
@@ -68,9 +68,10 @@ def main() -> None:
     parser.add_argument("world", type=Path)
     parser.add_argument("guard", type=Path)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--method", default="full")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--method", default="text")
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--learning-rate", type=float, default=6e-4)
+    parser.add_argument("--anchor", type=float, default=400.0)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--micro-batch", type=int)
     given = parser.parse_args()
@@ -93,7 +94,8 @@ def main() -> None:
             ),
             settings=Settings(
                 method=given.method, epochs=given.epochs, learning_rate=given.learning_rate,
-                batch_size=given.batch_size, micro_batch=given.micro_batch, validation=200,
+                batch_size=given.batch_size, micro_batch=given.micro_batch,
+                anchor=given.anchor, validation=200,
                 test=200,
             ),
         )  # fmt: skip
@@ -106,7 +108,7 @@ def main() -> None:
     save(
         f"finetune-products-{given.method}",
         {
-            "machine": machine(), "model": str(given.model), "method": given.method,
+            "machine": machine(), "model": Path(given.model).name, "method": given.method,
             "products": before["pool"], "unseen_before": before, "unseen_after": after,
             "chance_R@5": 100 * 5 / before["pool"], "alpha": report.alpha,
             "alphas": record["alphas"], "guard_points_lost": report.guard.points_lost,

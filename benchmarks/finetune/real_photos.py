@@ -1,11 +1,11 @@
 """Fine-tuning on 500 real photos: does search get better, and what is forgotten?
 
-    python -m benchmarks.finetune.real_photos TUNE GUARD [--splits 5] [--method text] [--shuffled]
+    python -m benchmarks.finetune.real_photos TUNE GUARD [--splits 5] [--controls 3]
 
 TUNE: 799 captioned photos (WebDataset tar) that the base model never saw, split 500 / 100 / 199 by
 photo, another way for each seed. GUARD: general captioned photos; one half helps to choose the
-mixture of weights, the other is reported. `--shuffled` trains and judges on captions that were
-dealt to other photos: it must not come out better.
+mixture of weights, the other is reported. `--controls N`: N more splits that train and judge on
+captions dealt to other photos, which must not come out better.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import json
 import random
 import shutil
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.finetune.common import machine, mean_and_error, save
+from clipsearch.models.fingerprints import fingerprints
+from clipsearch.models.sources import find_model
 from clipsearch.records import Float32Array, UInt8Array
 from clipsearch.train import Settings, TrainingReport, finetune
 from clipsearch.train.pairs import PhotoSource, read_pairs
@@ -79,6 +82,7 @@ def row(report: TrainingReport, seed: int) -> dict[str, Any]:
         found |= {f"i2t_R@{k}_base": 100 * back.recall[k] for k in (1, 5, 10)}
         found |= {f"i2t_R@{k}_tuned": 100 * forth.recall[k] for k in (1, 5, 10)}
         found["gain_t2i_R@10"] = found["t2i_R@10_tuned"] - found["t2i_R@10_base"]
+        found |= {"gain": comparison.gain, "gain_error": comparison.gain_error}
         return found
 
     return {
@@ -94,55 +98,62 @@ def main() -> None:
     parser.add_argument("tune", type=Path)
     parser.add_argument("guard", type=Path)
     parser.add_argument("--model", default="pocket")
-    parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--method", default="text")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--controls", type=int, default=0, help="splits with shuffled captions")
+    parser.add_argument("--epochs", type=int, default=Settings().epochs)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=Settings().batch_size)
     parser.add_argument("--micro-batch", type=int)
+    parser.add_argument("--anchor", type=float, default=Settings().anchor)
     parser.add_argument("--guard-photos", type=int, help="only the first N of GUARD")
-    parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--name", help="of the result; default: the method's")
     given = parser.parse_args()
     if given.method == "text":
         remember_vectors()
-    rows = []
+    settings = Settings(
+        method=given.method, validation=100, test=199, epochs=given.epochs, anchor=given.anchor,
+        batch_size=given.batch_size, learning_rate=given.learning_rate,
+        micro_batch=given.micro_batch,
+    )  # fmt: skip
+    model = find_model(given.model)
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "model": given.model if given.model == "pocket" else Path(given.model).name,
+        "fingerprints": asdict(fingerprints(model)),
+        "guard_photos": given.guard_photos,
+        "settings": settings.as_dict(),
+    }
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        pairs = table(given.tune, scratch / "tune", shuffled=given.shuffled)
         guard = table(given.guard, scratch / "guard", photos_at_most=given.guard_photos)
-        for seed in range(given.splits):
-            report = finetune(
-                pairs,
-                output=scratch / f"run-{seed}",
-                model=given.model,
-                guard=guard,
-                device="cpu",
-                say=print,
-                settings=Settings(
-                    method=given.method, validation=100, test=199, seed=seed,
-                    epochs=given.epochs, batch_size=given.batch_size,
-                    learning_rate=given.learning_rate, micro_batch=given.micro_batch,
-                ),
-            )  # fmt: skip
-            assert report is not None
-            rows.append(row(report, seed))
-            print(json.dumps(rows[-1]), flush=True)
-            shutil.rmtree(scratch / f"run-{seed}" / "state")
-    gains = mean_and_error([r["test"]["gain_t2i_R@10"] for r in rows])
-    lost = mean_and_error([r["guard_points_lost"] for r in rows])
-    print(f"gain in t2i R@10: {gains}\nguard points lost: {lost}")
-    kind = f"{given.method}-shuffled" if given.shuffled else given.method
-    save(
-        given.name or f"finetune-real-{kind}",
-        {
-            "machine": machine(), "model": given.model, "method": given.method,
-            "epochs": given.epochs, "batch_size": given.batch_size,
-            "guard_photos": given.guard_photos,
-            "learning_rate": given.learning_rate, "shuffled": given.shuffled,
-            "gain_t2i_R@10_points": gains, "guard_points_lost": lost, "runs": rows,
-        },
-    )  # fmt: skip
+        for kind, splits in (("captions", given.splits), ("shuffled", given.controls)):
+            pairs = table(given.tune, scratch / kind, shuffled=kind == "shuffled")
+            rows = []
+            for seed in range(splits):
+                output = scratch / f"{kind}-{seed}"
+                report = finetune(
+                    pairs,
+                    output=output,
+                    model=model,
+                    guard=guard,
+                    device="cpu",
+                    settings=replace(settings, seed=seed),
+                )
+                assert report is not None
+                rows.append(row(report, seed))
+                print(kind, json.dumps(rows[-1]), flush=True)
+                shutil.rmtree(output / "state")
+            if not rows:
+                continue
+            result[kind] = {
+                "gain_t2i_R@10_points": mean_and_error([r["test"]["gain_t2i_R@10"] for r in rows]),
+                "gain_mean_reciprocal_rank": mean_and_error([r["test"]["gain"] for r in rows]),
+                "guard_points_lost": mean_and_error([r["guard_points_lost"] for r in rows]),
+                "promoted": sum(r["promoted"] for r in rows),
+                "runs": rows,
+            }
+            save(given.name or f"finetune-real-{given.method}", result)
 
 
 if __name__ == "__main__":
