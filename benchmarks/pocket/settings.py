@@ -42,7 +42,6 @@ class Settings:
     # The text tower.
     student_early_steps: int = 600
     student_steps: int = 1100
-    student_last_steps: int = 150
     student_rate: float = 8e-4
     student_paired_batch: int = 384
     student_world_batch: int = 512

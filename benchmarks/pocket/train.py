@@ -8,7 +8,6 @@ Stages, each kept under DIR and skipped when it is there, so a run that was stop
     teacher     an ensemble of heads; one image head distilled from it             (heads.py)
     student-2   the text tower, turned into the new space, learns on
     tail        the image tower's last layers                                      (tail.py)
-    student-3   the text tower's last steps, against the image tower as it ships
     export      an open_clip directory, checked against plain open_clip            (export.py)
 
 Only the dev photos are looked at for figures. Packages that only training needs:
@@ -132,10 +131,13 @@ class Run:
             "tail",
             lambda: train_tail(trunk, head, teacher, self.corpus, self.settings, report=report),
         )
-        measure(*trained, "tail")
-        return trained
+        trunk, head = trained
+        measure(trunk, head, "tail")
+        return trunk, head
 
-    def _lessons(self, teacher: Teacher, photos: Float32Array, labelled: Float32Array) -> Lessons:
+    def _lessons(
+        self, teacher: Teacher, *, photos: Float32Array, labelled: Float32Array
+    ) -> Lessons:
         corpus, length = self.corpus, self.settings.context_length
 
         def tokens(sentences: Sentences) -> np.ndarray:
@@ -173,48 +175,40 @@ class Run:
         turn(student, first.texts(said), teacher.texts(said))
         return self._student("student-2", self.settings.student_steps, student, teacher)
 
-    def last_student(
-        self, student: TextTower, teacher: Teacher, trunk: Any, head: Any
-    ) -> TextTower:
-        """Last steps, against the image tower as it ships."""
-        seen = self.stage("image-vectors", lambda: tail_vectors(trunk, head, self.corpus))
-        steps = self.settings.student_last_steps
-        return self._student("student-3", steps, student, teacher, seen)
-
     def _student(
         self,
         name: str,
         steps: int,
         tower: TextTower,
         teacher: Teacher,
-        seen: dict[str, Float32Array] | None = None,
     ) -> TextTower:
         corpus = self.corpus
-        if seen is None:
-            seen = {
-                "photos": np.stack([teacher.images(view) for view in corpus.captioned.pooled]),
-                "labelled": np.stack([teacher.images(view) for view in corpus.labelled.pooled]),
-                "dev": teacher.images(corpus.dev),
-            }
-        texts = [group[0] for group in corpus.dev_captions.texts]
-        dev_tokens = tokenize(texts, self.settings.context_length)
+        dev = teacher.images(corpus.dev)
 
         def report(step: int, line: str) -> None:
             if step % 100 == 0:
                 self.say(f"{name}: step {step}: {line}")
-                said = embed_all(tower, dev_tokens)
-                self.measure(f"{name}: step {step}", seen["dev"], said)
+                self.measure(f"{name}: step {step}", dev, self.student_texts(tower))
 
         def make() -> TextTower:
-            lessons = self._lessons(teacher, seen["photos"], seen["labelled"])
+            lessons = self._lessons(
+                teacher,
+                photos=np.stack([teacher.images(view) for view in corpus.captioned.pooled]),
+                labelled=np.stack([teacher.images(view) for view in corpus.labelled.pooled]),
+            )
             settings = replace(self.settings, student_steps=steps)
             scale = teacher.logit_scale
             train_student(tower, lessons, corpus, settings, report=report, scale=scale)
             return tower
 
         trained: TextTower = self.stage(name, make)
-        self.measure(name, seen["dev"], embed_all(trained, dev_tokens))
+        self.measure(name, dev, self.student_texts(trained))
         return trained
+
+    def student_texts(self, tower: TextTower) -> Float32Array:
+        """The dev captions through a text tower."""
+        texts = [group[0] for group in self.corpus.dev_captions.texts]
+        return embed_all(tower, tokenize(texts, self.settings.context_length))
 
 
 def main() -> None:
@@ -240,23 +234,15 @@ def main() -> None:
     teacher = run.teacher(first)
     student = run.second_student(student, first, teacher)
     trunk, head = run.tail(run.image_head(teacher), teacher)
-    student = run.last_student(student, teacher, trunk, head)
 
     output = chosen.output or chosen.work / "pocket"
     export_model(output, settings, trunk, head, student, teacher.logit_scale)
     sentences = [group[0] for group in corpus.dev_captions.texts[:32]]
     cosines = verify(output, trunk, head, student, sentences, settings)
+    seen = embed_middle(trunk, head, corpus.dev_middle)
+    run.measure("pocket", seen, run.student_texts(student))
     run.say(f"exported: open_clip's vectors agree, cosines at least {cosines}")
     run.say(f"exported: {sum(p.stat().st_size for p in output.iterdir()) / 1e6:.1f} MB")
-
-
-def tail_vectors(trunk: Any, head: Any, corpus: Corpus) -> dict[str, Float32Array]:
-    """What the trained image tower says of every view of every photo."""
-    return {
-        "photos": np.stack([embed_middle(trunk, head, view) for view in corpus.captioned.middle]),
-        "labelled": np.stack([embed_middle(trunk, head, view) for view in corpus.labelled.middle]),
-        "dev": embed_middle(trunk, head, corpus.dev_middle),
-    }
 
 
 if __name__ == "__main__":
