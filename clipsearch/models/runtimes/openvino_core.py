@@ -99,4 +99,9 @@ def compile_tower(parts: Sequence[tuple[Any, str]], *, threads: int | None) -> I
         idle.append(requests)
         return rows
 
+    # The first call makes what all later ones share, behind a guard of C++ that a thread holds
+    # while it gives up Python's lock, and that another awaits while it holds that lock: neither
+    # goes on. So it happens here, in one thread.
+    _, *picture = parts[0][0].input(0).get_partial_shape()
+    run(np.zeros([1, *(side.get_length() for side in picture)], np.uint8))
     return run
