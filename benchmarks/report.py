@@ -62,7 +62,13 @@ def where(result: dict[str, Any]) -> str:
             "peer: Python "
             + ", ".join(f"{key} {value}".removeprefix("python ") for key, value in peer.items())
         )
-    return "; ".join(words) + f". Command: `{result['command']}`.\n"
+    shared = ""
+    if result["load_at_end"] > 2 * machine["cores"]:
+        shared = (
+            f" Other work shared the cores (load average {result['load_at_end']:.0f}), so seconds"
+            " are pessimistic on both sides and ratios less certain; processor seconds hold."
+        )
+    return "; ".join(words) + f". Command: `{result['command']}`.{shared}\n"
 
 
 def indexing(result: dict[str, Any]) -> str:

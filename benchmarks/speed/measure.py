@@ -2,7 +2,6 @@
 
 Programs that are compared run in turn (A B A B ...), so that a machine which gets slower or faster
 does so for all of them; medians and ratios are made from the raw runs by `benchmarks/report.py`.
-This module imports nothing heavy: a child's peak memory counts from what its parent held.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -56,6 +54,24 @@ class Run:
         return asdict(self)
 
 
+# A child's peak memory counts from what its parent held when it was started, so programs are
+# started by a process that holds next to nothing.
+_STARTER = """
+import json, os, sys, time
+folder, output, *command = sys.argv[1:]
+os.chdir(folder)
+sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+files += [(os.POSIX_SPAWN_DUP2, sink, stream) for stream in (1, 2)]
+started = time.perf_counter()
+child = os.posix_spawnp(command[0], command, os.environ, file_actions=files)
+_, status, usage = os.wait4(child, 0)
+wall = time.perf_counter() - started
+cpu = usage.ru_utime + usage.ru_stime
+print(json.dumps([os.waitstatus_to_exitcode(status), wall, cpu, usage.ru_maxrss / 1024]))
+"""
+
+
 def clean_environment(home: Path) -> dict[str, str]:
     """What a program sees: nothing of whoever runs the benchmark but the search path."""
     home.mkdir(parents=True, exist_ok=True)
@@ -71,24 +87,19 @@ def time_once(program: Program, round_: int, home: Path) -> Run:
     if program.before is not None:
         program.before()
     output = home / "output.txt"
-    with output.open("wb") as sink:
-        started = time.perf_counter()
-        child = subprocess.Popen(
-            program.command,
-            cwd=program.folder,
-            env={**clean_environment(home), **program.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    environment = {**clean_environment(home), **program.environment}
+    starter = subprocess.run(
+        [sys.executable, "-c", _STARTER, str(program.folder), str(output), *program.command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, wall, cpu, peak_mb = json.loads(starter.stdout)
+    if code:
         sys.stderr.write(output.read_text(errors="replace")[-3000:])
-        raise SystemExit(f"{program.name} failed with status {child.returncode}")
-    cpu = usage.ru_utime + usage.ru_stime
-    run = Run(program.name, round_, round(wall, 4), round(cpu, 4), round(usage.ru_maxrss / 1024, 1))
+        raise SystemExit(f"{program.name} failed with status {code}")
+    run = Run(program.name, round_, round(wall, 4), round(cpu, 4), round(peak_mb, 1))
     print(
         f"{run.name:34} {run.wall_s:8.3f} s  {run.cpu_s:8.3f} s cpu  {run.peak_mb:7.0f} MB",
         flush=True,
