@@ -318,8 +318,14 @@ def main() -> None:
         " `benchmarks/run.sh PHOTOS` repeats them. Figures are medians, ratios are medians of the"
         " ratios round by round (programs take turns). Trust ratios: machines differ, and so do"
         " their days.\n",
-        "![Photos indexed a second](charts/indexing.png)\n",
-        "![Seconds of a cold query](charts/queries.png)\n",
+        *(
+            f"![{title}](charts/{name})\n"
+            for title, name in (
+                ("Photos indexed a second", "indexing.png"),
+                ("Seconds of a cold query", "queries.png"),
+            )
+            if (CHARTS / name).exists()
+        ),
     ]
     for name, section in SECTIONS.items():
         if result := load(name):
