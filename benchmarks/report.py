@@ -96,8 +96,8 @@ def indexing(result: dict[str, Any]) -> str:
                     f"{count / median(run['wall_s'] for run in mine):.0f}",
                     f"{median(run['cpu_s'] for run in mine):.1f}",
                     f"{max(run['peak_mb'] for run in mine):.0f}",
-                    f"{ratio(theirs, mine):.1f}x",
-                    f"{ratio(theirs, mine, 'peak_mb'):.1f}x less",
+                    "" if name == peer else f"{ratio(theirs, mine):.1f}x",
+                    "" if name == peer else f"{ratio(theirs, mine, 'peak_mb'):.1f}x less",
                 ]
             )
         size = result["photos"][kind]["mean_bytes"] / 1000
@@ -137,6 +137,8 @@ def indexing(result: dict[str, Any]) -> str:
     if verdicts:
         parts.append("What those trials found:\n")
         parts.append(table(["arithmetic", "mean cosine", "worst", "times faster"], verdicts))
+    if note := result.get("note"):
+        parts.append(f"({note}.)\n")
     return "\n".join([*parts, where(result)])
 
 
@@ -166,6 +168,7 @@ def fidelity(result: dict[str, Any]) -> str:
             f"{result['model']} with its trained weights on {result['photos']:,} photos that it was"
             f" not trained on, {result['captions']:,} captions:\n",
             table(heads, rows),
+            "`auto` answers in fp32 while its trial on the first 200 photos runs.\n",
             where(result),
         ]
     )
@@ -186,7 +189,7 @@ def queries(result: dict[str, Any]) -> str:
                     f"{median(run['wall_s'] for run in mine):.3f}",
                     " to ".join(f"{end(run['wall_s'] for run in mine):.3f}" for end in (min, max)),
                     f"{max(run['peak_mb'] for run in mine):.0f}",
-                    f"{ratio(of(some, peer), mine):.1f}x",
+                    "" if name == peer else f"{ratio(of(some, peer), mine):.1f}x",
                 ]
             )
     return "\n".join(
@@ -240,7 +243,7 @@ def rescan(result: dict[str, Any]) -> str:
                 name,
                 f"{median(run['wall_s'] for run in mine):.2f}",
                 f"{max(run['peak_mb'] for run in mine):.0f}",
-                f"{ratio(theirs, mine):.1f}x" if "10 new" in name else "",
+                f"{ratio(theirs, mine):.1f}x" if name.startswith("clipsearch, 10") else "",
             ]
         )
     return "\n".join(
