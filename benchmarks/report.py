@@ -62,9 +62,9 @@ def where(result: dict[str, Any]) -> str:
             "peer: Python "
             + ", ".join(f"{key} {value}".removeprefix("python ") for key, value in peer.items())
         )
-    shared = ""
+    shared = f" Note: {result['note']}." if "note" in result else ""
     if result["load_at_end"] > 2 * machine["cores"]:
-        shared = (
+        shared += (
             f" Other work shared the cores (load average {result['load_at_end']:.0f}), so seconds"
             " are pessimistic on both sides and ratios less certain; processor seconds hold."
         )
@@ -137,8 +137,6 @@ def indexing(result: dict[str, Any]) -> str:
     if verdicts:
         parts.append("What those trials found:\n")
         parts.append(table(["arithmetic", "mean cosine", "worst", "times faster"], verdicts))
-    if note := result.get("note"):
-        parts.append(f"({note}.)\n")
     return "\n".join([*parts, where(result)])
 
 
