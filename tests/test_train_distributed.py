@@ -58,7 +58,7 @@ def gradients(folder: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
         found[f"{micro_batch}:loss"] = torch.tensor(loss)
         for name, parameter in towers.model.named_parameters():
             assert parameter.grad is not None
-            found[f"{micro_batch}:{name}"] = parameter.grad.clone()
+            found[f"{micro_batch}:{name}"] = parameter.grad.clone().contiguous()
     return found
 
 
