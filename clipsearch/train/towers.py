@@ -118,17 +118,22 @@ class Towers:
         """(N, L) tokens -> (N, D) unit float32, without gradients or dropout."""
         import torch
 
+        # Texts of like length together: a batch takes as long as its longest.
+        order = np.argsort((tokens != 0).sum(axis=1), kind="stable")
         with self._evaluating():
             blocks = [
                 self.model.encode_text(
-                    torch.from_numpy(tokens[i : i + batch]).to(self.device), normalize=True
+                    torch.from_numpy(tokens[order[i : i + batch]]).to(self.device), normalize=True
                 )
                 .float()
                 .cpu()
                 .numpy()
                 for i in range(0, len(tokens), batch)
             ]
-        return np.concatenate(blocks)
+        found = np.concatenate(blocks)
+        vectors = np.empty_like(found)
+        vectors[order] = found
+        return vectors
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
