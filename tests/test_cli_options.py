@@ -50,6 +50,7 @@ OTHERS = (
     "query sea --threads 2",
     "query -- sea",
     "query sea --nonsense",
+    "query --from wishes.txt",
     "index query",
     "--version",
     "",
@@ -94,4 +95,5 @@ def test_the_quick_way_knows_every_option_of_a_query() -> None:
         if parameter.param_type_name == "option"
         for name in parameter.opts
     } - {"--help", "-h"}
-    assert options == {*quick._TEXT, *quick._SEVERAL, *quick._FLAGS, "-k"}
+    left_to_typer = {"--from"}
+    assert options == {*quick._TEXT, *quick._SEVERAL, *quick._FLAGS, "-k"} | left_to_typer

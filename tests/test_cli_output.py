@@ -53,6 +53,76 @@ def test_every_form_tells_the_same_hits(cli: Cli, photo_folder: Path) -> None:
     assert [row["path"] for row in csv.DictReader(io.StringIO(ask("--format", "csv")))] == paths
 
 
+def test_a_file_of_queries_answers_each_as_if_it_were_asked_alone(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    cli("index", photo_folder)
+    queries = ["a red circle", "snow:2, or so they say", "\u00e9t\u00e9", "a red circle"]
+    wishes = tmp_path / "wishes.txt"
+    wishes.write_text("\ufeff" + "\n\n".join(queries) + "\n", encoding="utf-8")
+
+    def ask(*options: object) -> str:
+        return cli("query", "--from", wishes, "-k", 3, *options).stdout
+
+    alone = [
+        [hit["path"] for hit in json.loads(cli("query", query, "-k", 3, "--format", "json").stdout)]
+        for query in queries
+    ]
+    lines = [line.split("\t") for line in ask().splitlines()]
+    assert [line[0] for line in lines] == [query for query in queries for _ in range(3)]
+    assert [line[2] for line in lines] == [path for paths in alone for path in paths]
+    for form, records in (
+        ("json", json.loads(ask("--format", "json"))),
+        ("jsonl", [json.loads(line) for line in ask("--format", "jsonl").splitlines()]),
+    ):
+        assert [record["query"] for record in records] == queries, form
+        assert [[hit["path"] for hit in record["hits"]] for record in records] == alone
+    rows = list(csv.DictReader(io.StringIO(ask("--format", "csv"))))
+    assert [(row["query"], row["path"]) for row in rows] == [(line[0], line[2]) for line in lines]
+    assert ask("--format", "paths").splitlines() == [line[2] for line in lines]
+    assert ask("-0").split("\0")[:-1] == [line[2] for line in lines]
+
+
+def test_a_file_of_queries_obeys_filters_and_says_what_found_nothing(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    cli("index", photo_folder)
+    wishes = tmp_path / "wishes.txt"
+    wishes.write_text("a circle\na glurk\na glurk again\n")
+    none = cli("query", "--from", wishes, "--before", 1900, "--format", "jsonl")
+    assert [json.loads(line)["hits"] for line in none.stdout.splitlines()] == [[], [], []]
+    assert "3 queries without a hit" in none.stderr
+    assert none.stderr.count("never met 'glurk'") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, [], "cannot be read"),
+        (b"\n  \n", [], "has no query in it"),
+        (b"\xff\xfe\x00", [], "no UTF-8 text"),
+        (b"a dog\n", ["a", "cat"], "takes the place of a query"),
+        (b"a dog\n", ["--not", "cats"], "takes the place of a query"),
+        (b"a dog\n", ["-k", "0"], "at least one hit"),
+    ],
+)
+def test_a_file_of_queries_that_cannot_be_asked_is_wrong_usage(
+    cli: Cli,
+    photo_folder: Path,
+    tmp_path: Path,
+    content: bytes | None,
+    arguments: list[str],
+    message: str,
+) -> None:
+    cli("index", photo_folder)
+    wishes = tmp_path / "wishes.txt"
+    if content is not None:
+        wishes.write_bytes(content)
+    refused = cli("query", "--from", wishes, *arguments, check=2)
+    assert message in refused.stderr
+    assert refused.stdout == ""
+
+
 def test_a_name_that_is_no_text_comes_out_as_it_is_on_disk(cli: Cli, odd_photo: Path) -> None:
     cli("index", odd_photo.parent)
     assert cli("query", "x", "--format", "paths").stdout == f"{odd_photo}\n"

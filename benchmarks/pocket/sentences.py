@@ -141,13 +141,22 @@ def about(synset: Synset, nouns: Nouns) -> list[str]:
     return sentences
 
 
+def taught_nouns(
+    nouns: Nouns,
+) -> tuple[list[tuple[str, Synset, int]], list[tuple[str, Synset, int]]]:
+    """(lemma, synset, count) of nouns that a photo can show, and of all things and beings."""
+    return (
+        nouns.commonest(kinds=set(VISIBLE_KINDS)),
+        nouns.commonest(kinds={5, 6, 8, 13, 17, 18, 20}, least=0),
+    )
+
+
 def world_sentences(
     nouns: Nouns, captions: Sequence[str], tokens: Iterable[str], *, seed: int
 ) -> list[str]:
     """Some 230,000 different sentences without a picture, in a fixed order."""
     rng = np.random.default_rng(seed)
-    visible = nouns.commonest(kinds=set(VISIBLE_KINDS))
-    things = nouns.commonest(kinds={5, 6, 8, 13, 17, 18, 20}, least=0)
+    visible, things = taught_nouns(nouns)
     common = [lemma for lemma, _, _ in visible]
     sentences = [lemma for lemma, _, _ in visible + things if len(lemma) > 1]
     for lemma, synset, count in visible:

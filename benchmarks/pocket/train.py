@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from benchmarks.pocket.heads import (
     train_heads,
 )
 from benchmarks.pocket.image_tower import load_lite
+from benchmarks.pocket.known_words import taught_words, write_words
 from benchmarks.pocket.settings import Settings
 from benchmarks.pocket.student import (
     Lessons,
@@ -237,6 +239,8 @@ def main() -> None:
 
     output = chosen.output or chosen.work / "pocket"
     export_model(output, settings, trunk, head, student, teacher.logit_scale)
+    groups = (*corpus.captions.texts, *corpus.labels.texts, *corpus.imagenet.texts, corpus.world)
+    write_words(output, taught_words(chain.from_iterable(groups)))
     sentences = [group[0] for group in corpus.dev_captions.texts[:32]]
     cosines = verify(output, trunk, head, student, sentences, settings)
     seen = embed_middle(trunk, head, corpus.dev_middle)

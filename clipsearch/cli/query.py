@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.hits import Format, show
+from clipsearch.errors import UsageError
 
 EXAMPLES = """
 Examples:
@@ -17,6 +18,7 @@ Examples:
   clipsearch query "a dog in the snow" -k 20 --in ~/Photos/2024
   clipsearch query beach --also "palm trees:2" --not people
   clipsearch query --image IMG_0042.jpg --also "at night"
+  clipsearch query --from wishes.txt -k 3 --format jsonl
   clipsearch query birthday cake --after 2019 --before 2021 -0 | xargs -0 cp -t /tmp/cakes
 """
 
@@ -67,6 +69,14 @@ def query(
     include_self: Annotated[
         bool, typer.Option("--include-self", help="Keep the --image itself among the hits.")
     ] = False,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Many queries at once: one a line of this text file; - reads standard input.",
+        ),
+    ] = None,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -81,6 +91,26 @@ def query(
     ] = False,
 ) -> None:
     """Show the photos that look most like it, best first."""
+    if from_file is not None:
+        if text or image or also or away:
+            raise UsageError(
+                "--from FILE takes the place of a query and cannot stand beside one",
+                hint="put the words into the file, or leave --from out",
+            )
+        from clipsearch.cli.batch import read_queries, show_each
+
+        show_each(
+            read_queries(from_file),
+            format=format,
+            nul=nul,
+            k=k,
+            folders=folder or (),
+            after=after,
+            before=before,
+            camera=camera,
+            exact=exact,
+        )
+        return
     show(
         text or (),
         image=image or (),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -324,6 +324,40 @@ class Library:
                 include_self,
             )
             return Query(self.folder, reader, self._encoder).answer(request)
+
+    def search_each(
+        self,
+        texts: Sequence[str],
+        *,
+        k: int = 10,
+        folders: Sequence[StrPath] = (),
+        after: str | None = None,
+        before: str | None = None,
+        camera: str | None = None,
+        exact: bool = False,
+    ) -> Iterator[SearchResult]:
+        """A result for each text, in their order, from one look at the library.
+
+        Many texts share the matrix products of the text tower and of the search; the other words
+        mean what they mean to `search`, and weights ("snow:2") are not read.
+
+        Raises:
+            UsageError: a blank text, or a nonsense number, date or folder.
+            NoLibrary, LibraryInTheWay, ModelError.
+        """
+        from clipsearch.library.querying import Query, Request, make_filters
+        from clipsearch.search import check_k
+        from clipsearch.store.reader import Reader
+
+        check_k(k)
+        if not all(text.strip() for text in texts):
+            raise UsageError("a query is empty", hint="leave blank lines out")
+        with Reader.open(self.folder) as reader:
+            filters = make_filters(
+                reader, folders=folders, after=after, before=before, camera=camera
+            )
+            request = Request((), (), k, filters, exact, include_self=True)
+            yield from Query(self.folder, reader, self._encoder).answer_each(texts, request)
 
     # ------------------------------------------------------------------------------ looking after
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # How far the scores of a part spread is learned from so many photos.
 SPREAD_SAMPLE = 1000
+
+# Queries of a file that are encoded and searched for together: few enough for any memory.
+TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +134,55 @@ class Query:
             if not request.include_self:
                 rows_to_leave_out.update(known_rows.tolist())
         vector = search.combine(parts, self._spread_sample() if len(parts) > 1 else _NO_VECTORS)
+        (hits,) = self._nearest(vector[np.newaxis], request, rows_to_leave_out)
+        return self._result(hits, request)
+
+    def answer_each(self, texts: Sequence[str], request: Request) -> Iterator[SearchResult]:
+        """The best hits for each of many texts; of the request, all but its words and images.
+
+        They share the text tower's products and the search's.
+
+        Raises:
+            ModelError: the model is not the one that the library was made with.
+        """
+        encoder = self._encoder()
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            block = texts[start : start + TEXTS_AT_ONCE]
+            # Past the cache: a long file would push out of it what people ask again and again.
+            found = self._nearest(encoder.texts(block), request, frozenset())
+            for text, hits in zip(block, found, strict=True):
+                self._warnings += self._doubts(encoder, text)
+                yield self._result(hits, request)
+                self._warnings = []
+
+    def _nearest(
+        self, vectors: Float32Array, request: Request, leave_out: AbstractSet[int]
+    ) -> list[list[Hit]]:
+        """The hits for each of (Q, dim) unit vectors."""
         allowed = self._reader.rows_matching(self._model.id, request.filters)
         index, notice = ann.open_index(self._folder, self._model)
         neighbours = ann.nearest(
             self._reader,
             index,
             self._model,
-            vector[np.newaxis],
-            request.k + len(rows_to_leave_out),
+            vectors,
+            request.k + len(leave_out),
             allowed=allowed,
             exact=request.exact,
         )
         if notice := notice or neighbours.notice:
             self._warnings.append(notice)
         ranked = [
-            (float(score), int(row))
-            for score, row in zip(neighbours.scores[0], neighbours.rows[0], strict=True)
-            if row >= 0 and int(row) not in rows_to_leave_out
+            [
+                (float(score), int(row))
+                for score, row in zip(scores, rows, strict=True)
+                if row >= 0 and int(row) not in leave_out
+            ][: request.k]
+            for scores, rows in zip(neighbours.scores, neighbours.rows, strict=True)
         ]
-        hits = self._hits(ranked[: request.k], request.filters)
+        return self._hits(ranked, request.filters)
+
+    def _result(self, hits: list[Hit], request: Request) -> SearchResult:
         return SearchResult(hits, self._warnings, self._why_nothing(request) if not hits else "")
 
     def _text_vector(self, text: str) -> Float32Array:
@@ -158,17 +192,33 @@ class Query:
         if vector is None or len(vector) != self._model.dim:
             encoder = self._encoder()
             vector = encoder.texts([text])[0]
-            self._texts.put(encoder.fingerprints.text, text, vector)
-            read = encoder.truncated([text])[0]
-            if read is not None:
-                self._warnings.append(
-                    (
-                        f"the query is too long for {self._model.name}: it was read up to "
-                        f"'...{read[-40:]}'",
-                        "say it in fewer words, or in parts with --also",
-                    )
-                )
+            if doubts := self._doubts(encoder, text):
+                self._warnings += doubts  # each time it is asked: so it is not cached
+            else:
+                self._texts.put(encoder.fingerprints.text, text, vector)
         return vector
+
+    def _doubts(self, encoder: LocalEncoder, text: str) -> list[tuple[str, str | None]]:
+        """Why the model may not read a text as it is meant."""
+        doubts: list[tuple[str, str | None]] = []
+        (read,) = encoder.truncated([text])
+        if read is not None:
+            doubts.append(
+                (
+                    f"the query is too long for {self._model.name}: it was read up to "
+                    f"'...{read[-40:]}'",
+                    "say it in fewer words, or in parts with --also",
+                )
+            )
+        if strange := encoder.unknown_words(text):
+            doubts.append(
+                (
+                    f"{self._model.name} never met {' or '.join(map(repr, strange))}: "
+                    "what it finds for that is a guess",
+                    "say it in plainer words, or take a stronger model (`clipsearch models`)",
+                )
+            )
+        return doubts
 
     def _image_vector(self, path: str) -> tuple[Float32Array, RowArray]:
         """(dim,) unit, and the rows of the library that hold this very photo."""
@@ -202,13 +252,15 @@ class Query:
         dead = self._reader.tombstones(self._model.id)
         return self._reader.vectors(self._model.id, wanted[~np.isin(wanted, dead)])
 
-    def _hits(self, ranked: Sequence[tuple[float, int]], filters: Sequence[Filter]) -> list[Hit]:
-        places = self._reader.places(self._model.id, [row for _, row in ranked])
+    def _hits(
+        self, ranked: Sequence[Sequence[tuple[float, int]]], filters: Sequence[Filter]
+    ) -> list[list[Hit]]:
+        """For each query its (score, row) pairs as hits."""
+        rows = list(dict.fromkeys(row for pairs in ranked for _, row in pairs))
         asked = [one.value for one in filters if one.name == "folder"]
-        hits = []
+        photos: dict[int, Hit] = {}
         missing = 0
-        for score, row in ranked:
-            place = places[row]
+        for row, place in self._reader.places(self._model.id, rows).items():
             # Of several copies, one that is there, inside the folder that was asked for.
             paths = sorted(
                 place.paths,
@@ -218,8 +270,8 @@ class Query:
                 ),
             )
             missing += not os.path.exists(paths[0])
-            hits.append(
-                Hit(score, paths[0], place.photo_id, tuple(paths[1:]), place.facts, place.size)
+            photos[row] = Hit(
+                0.0, paths[0], place.photo_id, tuple(paths[1:]), place.facts, place.size
             )
         if missing:
             self._warnings.append(
@@ -228,7 +280,7 @@ class Query:
                     "connect their disk; if they were moved or deleted, run `clipsearch index`",
                 )
             )
-        return hits
+        return [[replace(photos[row], score=score) for score, row in pairs] for pairs in ranked]
 
     def _why_nothing(self, request: Request) -> str:
         total = self._reader.count_rows(self._model.id)

@@ -29,6 +29,7 @@ from clipsearch.models.runtimes import numpy_text, openvino_core, openvino_lite,
 from clipsearch.models.sources import default_cache_folder, find_model
 from clipsearch.models.tokenizer import VOCABULARY_SIZE, Tokenizer
 from clipsearch.models.weights import WeightsFile
+from clipsearch.models.words import unknown_words
 from clipsearch.records import Fingerprints, Float32Array, UInt8Array
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -213,6 +214,13 @@ class LocalEncoder:
         if self._config.needs_transformers:
             return [None] * len(texts)
         return [self._tokenizer.kept(text) for text in texts]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the model never met in training, as far as it tells.
+
+        A model tells by a list beside its weights (`words.py`); of others nothing is known.
+        """
+        return unknown_words(self.folder, text)
 
     @cached_property
     def _weights(self) -> WeightsFile:
