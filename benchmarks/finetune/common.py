@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from clipsearch.train import Settings
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -40,6 +43,37 @@ def mean_and_error(values: Sequence[float]) -> dict[str, float]:
     """Mean, standard error of the mean, and how many."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "standard_error": error, "n": len(values)}
+
+
+def add_training_options(
+    parser: argparse.ArgumentParser,
+    *,
+    epochs: int,
+    anchor: float,
+    learning_rate: float | None = None,
+) -> None:
+    """The options of a run that tunes a model, with these defaults."""
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--method", default="text")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--anchor", type=float, default=anchor)
+    parser.add_argument("--batch-size", type=int, default=Settings().batch_size)
+    parser.add_argument("--micro-batch", type=int)
+
+
+def training_settings(given: argparse.Namespace, *, validation: float, test: float) -> Settings:
+    """The settings that `add_training_options` asked for."""
+    return Settings(
+        method=given.method,
+        epochs=given.epochs,
+        learning_rate=given.learning_rate,
+        anchor=given.anchor,
+        batch_size=given.batch_size,
+        micro_batch=given.micro_batch,
+        validation=validation,
+        test=test,
+    )
 
 
 def _processor() -> str:

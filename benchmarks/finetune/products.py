@@ -1,6 +1,6 @@
 """A new world: 300 products with invented names, found by name in pictures never seen.
 
-    python data/render.py products WORLD --count 3000 --classes 300 --seed 7
+    python data/render.py products WORLD --count 3000 --classes 300 --seed 8
     python -m benchmarks.finetune.products WORLD GUARD [--method text]
 
 Nine pictures of each product teach, choose and judge within the run; the tenth of each is kept out
@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.finetune.common import machine, save
+from benchmarks.finetune.common import add_training_options, machine, save, training_settings
 from benchmarks.finetune.real_photos import table
 from clipsearch.models import load_encoder
-from clipsearch.train import Settings, evaluate_retrieval, finetune
+from clipsearch.train import evaluate_retrieval, finetune
 
 
 def divide(world: Path, scratch: Path) -> tuple[Path, Path]:
@@ -67,13 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("world", type=Path)
     parser.add_argument("guard", type=Path)
-    parser.add_argument("--model", default="pocket")
-    parser.add_argument("--method", default="text")
-    parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--learning-rate", type=float, default=6e-4)
-    parser.add_argument("--anchor", type=float, default=400.0)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--micro-batch", type=int)
+    add_training_options(parser, epochs=25, anchor=400.0, learning_rate=6e-4)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -92,13 +86,8 @@ def main() -> None:
                 f"step {step.step}/{step.steps} loss {step.loss:.3f} recall {step.recall}",
                 flush=True,
             ),
-            settings=Settings(
-                method=given.method, epochs=given.epochs, learning_rate=given.learning_rate,
-                batch_size=given.batch_size, micro_batch=given.micro_batch,
-                anchor=given.anchor, validation=200,
-                test=200,
-            ),
-        )  # fmt: skip
+            settings=training_settings(given, validation=200, test=200),
+        )
         assert report is not None
         print("\n".join(report.notes()))
         after = unseen_recall(scratch / "run", unseen, scratch)

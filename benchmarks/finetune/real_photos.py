@@ -22,7 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.finetune.common import machine, mean_and_error, save
+from benchmarks.finetune.common import (
+    add_training_options,
+    machine,
+    mean_and_error,
+    save,
+    training_settings,
+)
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.sources import find_model
 from clipsearch.records import Float32Array, UInt8Array
@@ -97,25 +103,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tune", type=Path)
     parser.add_argument("guard", type=Path)
-    parser.add_argument("--model", default="pocket")
-    parser.add_argument("--method", default="text")
+    add_training_options(parser, epochs=10, anchor=Settings().anchor)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--controls", type=int, default=0, help="splits with shuffled captions")
-    parser.add_argument("--epochs", type=int, default=Settings().epochs)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--batch-size", type=int, default=Settings().batch_size)
-    parser.add_argument("--micro-batch", type=int)
-    parser.add_argument("--anchor", type=float, default=Settings().anchor)
     parser.add_argument("--guard-photos", type=int, help="only the first N of GUARD")
     parser.add_argument("--name", help="of the result; default: the method's")
     given = parser.parse_args()
     if given.method == "text":
         remember_vectors()
-    settings = Settings(
-        method=given.method, validation=100, test=199, epochs=given.epochs, anchor=given.anchor,
-        batch_size=given.batch_size, learning_rate=given.learning_rate,
-        micro_batch=given.micro_batch,
-    )  # fmt: skip
+    settings = training_settings(given, validation=100, test=199)
     model = find_model(given.model)
     result: dict[str, Any] = {
         "machine": machine(),
