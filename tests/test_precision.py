@@ -12,7 +12,10 @@ from tiny_models import VIT, write_model
 
 from clipsearch.errors import ModelError
 from clipsearch.models import load_encoder
+from clipsearch.models.config import read_config
+from clipsearch.models.runtimes import openvino_core, openvino_lite
 from clipsearch.models.runtimes.trial import PHOTOS, Trial, Verdict, keep_verdict, read_verdict
+from clipsearch.models.weights import WeightsFile
 
 ROWS = np.random.default_rng(0).standard_normal((20, 64), dtype=np.float32)
 PIXELS = np.zeros((len(ROWS), 2, 2, 3), np.uint8)
@@ -88,3 +91,19 @@ def test_half_precision_starts_in_float32(tmp_path: Path):
     half = load_encoder(folder, precision="bf16", cache_folder=tmp_path, threads=2)
     pixels = blotches(exact.preprocess.size, 8)
     assert (exact.images(pixels) * half.images(pixels)).sum(axis=1).min() > 0.999
+
+
+def test_the_first_stage_stays_in_float32(tmp_path: Path):
+    config = read_config(write_model(tmp_path / "lite"))
+    graph = openvino_lite.build_graph(config, WeightsFile(config.weights))
+    core = openvino_core.import_openvino().Core()
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    types = [
+        str(node.get_rt_info()["runtimePrecision"].get())
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if "Convolution" in node.get_rt_info()["layerType"].get()
+    ]
+    native = "bf16" in openvino_core.native_precisions()
+    # The stem, and the two convolutions of the first stage.
+    assert types[:3] == ["f32"] * 3
+    assert set(types[3:]) == {"bf16" if native else "f32"}

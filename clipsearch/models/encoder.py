@@ -329,8 +329,14 @@ class LocalEncoder:
         trial.keep_verdict(self._cache_folder, key, verdict)
 
     def _compiled(self, precision: str) -> ImageTower:
-        parts: list[tuple[Any, str]]
-        if not openvino_lite.supports(self._config):
+        if openvino_lite.supports(self._config):
+            if precision == "int8":
+                raise ModelError(
+                    f"{self.name} loses too much in int8",
+                    hint="leave out `--precision`, or take bf16",
+                )
+            graph = openvino_lite.build_graph(self._config, self._weights)
+        else:
             from clipsearch.models.runtimes.openvino_export import exported_tower
 
             graph = exported_tower(
@@ -340,17 +346,7 @@ class LocalEncoder:
                 threads=self._threads,
                 int8=precision == "int8",
             )
-            parts = [(graph, precision)]
-        elif precision == "int8":
-            raise ModelError(
-                f"{self.name} loses too much in int8", hint="leave out `--precision`, or take bf16"
-            )
-        elif precision == "bf16":
-            start, rest = openvino_lite.build_halves(self._config, self._weights)
-            parts = [(start, "fp32"), (rest, "bf16")]
-        else:
-            parts = [(openvino_lite.build_graph(self._config, self._weights), precision)]
-        return openvino_core.compile_tower(parts, threads=self._threads)
+        return openvino_core.compile_tower(graph, precision, threads=self._threads)
 
 
 def resolve_device(asked: str) -> str:

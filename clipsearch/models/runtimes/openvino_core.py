@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,19 @@ _ARITHMETIC: dict[str, dict[str, Any]] = {
     # trained transformers have, then spoil their neighbours only.
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128},
 }
+
+# One operation with the mark of `keep_float32`, as OpenVINO writes graphs.
+_MARKED_GRAPH = b"""<net name="marked" version="11"><layers>
+<layer id="0" name="x" type="Parameter" version="opset1"><data shape="1" element_type="f32"/>
+<output><port id="0" precision="FP32"><dim>1</dim></port></output></layer>
+<layer id="1" name="y" type="ReLU" version="opset1">
+<rt_info><attribute name="precise" version="0"/></rt_info>
+<input><port id="0" precision="FP32"><dim>1</dim></port></input>
+<output><port id="1" precision="FP32"><dim>1</dim></port></output></layer>
+<layer id="2" name="z" type="Result" version="opset1">
+<input><port id="0" precision="FP32"><dim>1</dim></port></input></layer></layers><edges>
+<edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>
+<edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>"""
 
 
 def import_openvino() -> Any:
@@ -69,39 +82,51 @@ def processor() -> str:
     return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')}, openvino {version}"
 
 
-def compile_tower(parts: Sequence[tuple[Any, str]], *, threads: int | None) -> ImageTower:
+def keep_float32(output: Any) -> None:
+    """Have this `openvino` node, and all that lead to it, computed in float32 in any precision.
+
+    The mark is OpenVINO's own, which Python can copy but not make: it comes from a graph of one
+    operation, written out as text.
+    """
+    marked = _core().read_model(_MARKED_GRAPH, b"").get_results()[0].input_value(0).get_node()
+    marks = list(marked.get_rt_info().items())
+    pending, seen = [output], set()
+    while pending:
+        node = pending.pop()
+        if node.get_name() not in seen:
+            seen.add(node.get_name())
+            for name, mark in marks:
+                node.set_rt_info(mark, name)
+            pending += [value.get_node() for value in node.input_values()]
+
+
+def compile_tower(graph: Any, precision: str, *, threads: int | None) -> ImageTower:
     """Compile a tower for the CPU; several threads may call it, `streams` of them at a time.
 
     Args:
-        parts: OpenVINO models, each fed with what the one before gives, and the type that each
-            computes in: `fp32`, `bf16` or `int8` (quantised weights, see `openvino_int8`). The
-            first takes uint8 (B, S, S, 3), the last gives (B, dim).
+        graph: an `openvino.Model`, uint8 (B, S, S, 3) -> (B, dim).
+        precision: what it computes in: `fp32`, `bf16` or `int8` (quantised weights, see
+            `openvino_int8`).
     """
     settings: dict[str, Any] = {"NUM_STREAMS": streams(threads)}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    stages = [
-        _core().compile_model(graph, "CPU", settings | _ARITHMETIC[precision])
-        for graph, precision in parts
-    ]
-    idle: list[list[Any]] = []
+    compiled = _core().compile_model(graph, "CPU", settings | _ARITHMETIC[precision])
+    idle: list[Any] = []
 
     def run(pixels: UInt8Array) -> Float32Array:
         try:
-            requests = idle.pop()
+            request = idle.pop()
         except IndexError:
-            requests = [stage.create_infer_request() for stage in stages]
-        batch: Any = np.ascontiguousarray(pixels)
-        for request in requests:
-            request.infer([batch], share_inputs=True)
-            batch = request.get_output_tensor(0).data
-        rows = np.array(batch, dtype=np.float32)
-        idle.append(requests)
+            request = compiled.create_infer_request()
+        request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        rows = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        idle.append(request)
         return rows
 
     # The first call makes what all later ones share, behind a guard of C++ that a thread holds
     # while it gives up Python's lock, and that another awaits while it holds that lock: neither
     # goes on. So it happens here, in one thread.
-    _, *picture = parts[0][0].input(0).get_partial_shape()
+    _, *picture = graph.input(0).get_partial_shape()
     run(np.zeros([1, *(side.get_length() for side in picture)], np.uint8))
     return run

@@ -86,7 +86,7 @@ def _convert(config: ModelConfig, threads: int | None) -> Any:
             model = openvino.convert_model(
                 module, example_input=pixels[:2], input=[-1, side, side, 3]
             )
-        answer = compile_tower([(model, "fp32")], threads=threads)(pixels.numpy())
+        answer = compile_tower(model, "fp32", threads=threads)(pixels.numpy())
     except ModelError:
         raise
     except Exception as error:  # whatever tracing and conversion may raise for odd towers
