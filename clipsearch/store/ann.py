@@ -50,10 +50,7 @@ _EVERY_LIST_ROWS = 100_000
 _POINTS_PER_LIST = 64
 _KMEANS_ROUNDS = 8
 _BUILD_BLOCK = 16_384
-_PHOTO_QUERIES = 200
-# The margin shrinks with the root of their number: at a million vectors and 200 of them, 414 lists
-# were looked at where about half would have done.
-_TEXT_QUERIES = 600
+_QUERIES_OF_A_KIND = 200
 _DEPTHS = (10, 30, 100, 300, 1000)
 _WITNESSES = 64
 _FORMAT = 1
@@ -666,18 +663,12 @@ def _fill_and_measure(
 ) -> IndexFacts:
     """Add the rows from `first_row` on, choose nprobe, publish. One pass over the catalogue."""
     faiss = _faiss()
+
     live = reader.stored_rows(model.id)
-
-    def draw(count: int) -> RowArray:
-        return np.sort(generator.choice(live, min(len(live), count), replace=False))
-
-    picked = draw(_PHOTO_QUERIES)
-    described = reader.vectors(model.id, draw(_TEXT_QUERIES))
-    kinds = {
-        "photo": reader.vectors(model.id, picked),
-        "text-like": text_like(described, generator),
-    }
-    asked = TextCache(folder).vectors(model.text_fingerprint, _TEXT_QUERIES)
+    picked = np.sort(generator.choice(live, min(len(live), _QUERIES_OF_A_KIND), replace=False))
+    photos = reader.vectors(model.id, picked)
+    kinds = {"photo": photos, "text-like": text_like(photos, generator)}
+    asked = TextCache(folder).vectors(model.text_fingerprint, _QUERIES_OF_A_KIND)
     if len(asked) >= 16 and asked.shape[1] == model.dim:
         kinds["asked"] = asked
     queries = np.concatenate(list(kinds.values()))
