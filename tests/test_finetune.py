@@ -25,6 +25,9 @@ from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
+from clipsearch.train.inputs import load_examples, split_photos
+from clipsearch.train.metrics import retrieval_metrics
+from clipsearch.train.pairs import read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS, GENERAL_SENTENCES
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.towers import load_towers
@@ -122,6 +125,27 @@ def test_a_text_run_keeps_the_image_fingerprint(base: Path, pairs: Path, tmp_pat
     before, after = fingerprints(base), fingerprints(tmp_path / "run")
     assert before.image == after.image
     assert before.text != after.text
+
+
+def test_a_projection_run_learns_without_the_trunk(base: Path, pairs: Path, tmp_path: Path) -> None:
+    report = run(
+        pairs, tmp_path / "run", base, changed(method="projection", epochs=4, wise_ft=False)
+    )
+    assert not report.keeps_image_vectors
+    before, after = (load_file(folder / WEIGHTS_NAME) for folder in (base, tmp_path / "run"))
+    changes = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name for name in changes if name.startswith("visual.")} == {"visual.proj"}
+    assert "text_projection" in changes
+    # What was judged on cached features is what the saved model does with the photos.
+    towers = load_towers(tmp_path / "run", device="cpu")
+    described = read_pairs(pairs)
+    examples = load_examples(described, towers.preprocess, towers.tokenise)
+    test = split_photos(examples, validation=0.1, test=0.2, seed=0).test
+    captions, owners = examples.captions_of(test)
+    images = towers.embed_pixels(examples.pixels[test])
+    texts = towers.embed_tokens(examples.tokens[captions])
+    found = retrieval_metrics(images, texts, owners)
+    assert found.text_to_image.recall == report.test.tuned.text_to_image.recall
 
 
 def test_wise_ft_heeds_the_guard(base: Path, pairs: Path, tmp_path: Path) -> None:

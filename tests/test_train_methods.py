@@ -11,13 +11,20 @@ import pytest
 import torch
 from tiny_training import tiny_config, tiny_model
 
-from clipsearch.errors import UsageError
+from clipsearch.errors import ModelError, UsageError
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.train.loop import learning_rate
 from clipsearch.train.methods import choose_method, clamp_scale, layer_depths, prepare
 from clipsearch.train.run import mixture
 from clipsearch.train.settings import Settings
 from clipsearch.train.towers import Towers, load_towers, new_towers, save_model
+
+TIMM = {
+    "embed_dim": 32,
+    "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg",
+                   "timm_proj": "linear", "image_size": 64},
+    "text_cfg": {"vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -37,6 +44,35 @@ def test_one_tower_methods_lock_the_other(towers: Towers) -> None:
     pictures = trained_names(towers, method="image")
     assert {name for name in pictures if not name.startswith("visual.")} == {"logit_scale"}
     assert trained_names(towers, method="full") == words | pictures
+
+
+def test_projection_locks_the_trunk(towers: Towers) -> None:
+    words = trained_names(towers, method="text")
+    plan = prepare(towers, Settings(method="projection"), 100, scratch=False)
+    names = {id(p): name for name, p in towers.model.named_parameters()}
+    factors = {names[id(p)]: group["factor"] for group in plan.groups for p in group["params"]}
+    assert factors.keys() == words | {"visual.proj"}
+    assert factors["visual.proj"] > factors["text_projection"] == 1
+
+
+@pytest.mark.parametrize("tower", ["transformer", "timm"])
+def test_features_of_the_trunk_stand_for_photos(towers: Towers, tower: str) -> None:
+    if tower == "timm":
+        towers.model = import_open_clip().CustomTextCLIP(**TIMM)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    pixels = pixels[:, :32, :32] if tower == "transformer" else pixels
+    whole = towers.embed_pixels(pixels)
+    features = towers.trunk_features(pixels, batch=2)
+    assert features.shape[1] == (64 if tower == "transformer" else 1280)
+    assert np.abs(towers.embed_features(features) - whole).max() < 1e-6
+    assert np.abs(towers.embed_pixels(pixels) - whole).max() < 1e-6
+
+
+def test_a_tower_without_a_projection_is_refused(towers: Towers) -> None:
+    vision = TIMM["vision_cfg"] | {"timm_proj": None}
+    towers.model = import_open_clip().CustomTextCLIP(**TIMM | {"vision_cfg": vision})
+    with pytest.raises(ModelError, match="without a projection"):
+        towers.trunk_features(np.zeros((2, 64, 64, 3), np.uint8))
 
 
 def test_unlocking_the_last_blocks(towers: Towers) -> None:
@@ -72,13 +108,7 @@ def test_layer_wise_decay_and_no_decay_groups(towers: Towers) -> None:
 
 
 def test_depths_of_a_timm_tower() -> None:
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg",
-                       "timm_proj": "linear", "image_size": 64},
-        "text_cfg": {"vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-    }  # fmt: skip
-    depths = layer_depths(import_open_clip().CustomTextCLIP(**config))
+    depths = layer_depths(import_open_clip().CustomTextCLIP(**TIMM))
     assert depths["visual.head.proj.weight"] == ("image", 0)
     assert depths["visual.trunk.conv_head.weight"] == ("image", 0)
     assert depths["visual.trunk.blocks.6.0.conv_pw.weight"] == ("image", 1)

@@ -1,9 +1,10 @@
-"""Text, LoRA and full tuning of the same split in one table: gain, forgetting, time, memory.
+"""Text, projection, LoRA and full tuning of one split in a table: gain, forgetting, time, memory.
 
     python -m benchmarks.finetune.methods TUNE GUARD [--epochs 3] [--guard-photos 300]
 
-Each method runs in a process of its own, so that its peak memory is its own. `text` locks the image
-tower: its epochs cost next to nothing once the vectors are there, so it gets four times as many.
+Each method runs in a process of its own, so that its peak memory is its own. `text` and
+`projection` lock the image tower or its trunk: their epochs cost next to nothing once the vectors
+are there, so they get four times as many.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.finetune.common import RESULTS, machine, save
 
-METHODS = {"text": 4, "lora": 1, "full": 1}
+METHODS = {"text": 4, "projection": 4, "lora": 1, "full": 1}
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
         path.unlink()
         rows.append(run)
         print(
-            f"{method:5} t2i R@10 {run['test']['t2i_R@10_base']:.1f} -> "
+            f"{method:10} t2i R@10 {run['test']['t2i_R@10_base']:.1f} -> "
             f"{run['test']['t2i_R@10_tuned']:.1f}, guard lost {run['guard_points_lost']:.2f}, "
             f"{run['seconds']:.0f} s, {run['peak_mb']:.0f} MB",
             flush=True,

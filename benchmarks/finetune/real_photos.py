@@ -34,6 +34,7 @@ from clipsearch.models.sources import find_model
 from clipsearch.records import Float32Array, UInt8Array
 from clipsearch.train import Settings, TrainingReport, finetune
 from clipsearch.train.pairs import PhotoSource, read_pairs
+from clipsearch.train.projection import cut_before_projection
 from clipsearch.train.towers import Towers
 
 
@@ -61,18 +62,20 @@ def _copy(source: PhotoSource, folder: Path, number: int) -> str:
     return name
 
 
-def remember_vectors() -> None:
-    """Embed the same photos once for all splits: right for `text`, whose image tower is fixed."""
-    plain = Towers.embed_pixels
+def remember_vectors(method: str) -> None:
+    """Put the same photos through the locked part of the image tower once for all splits."""
+    name = {"text": "embed_pixels", "projection": "trunk_features"}[method]
+    plain = getattr(Towers, name)
     known: dict[bytes, Float32Array] = {}
 
-    def embed_pixels(self: Towers, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
+    def remembered(self: Towers, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
+        cut_before_projection(self.model)  # as the first call for this model would have done
         digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()
         if digest not in known:
             known[digest] = plain(self, pixels, batch=batch)
         return known[digest]
 
-    Towers.embed_pixels = embed_pixels  # type: ignore[method-assign]
+    setattr(Towers, name, remembered)
 
 
 def row(report: TrainingReport, seed: int) -> dict[str, Any]:
@@ -109,8 +112,8 @@ def main() -> None:
     parser.add_argument("--guard-photos", type=int, help="only the first N of GUARD")
     parser.add_argument("--name", help="of the result; default: the method's")
     given = parser.parse_args()
-    if given.method == "text":
-        remember_vectors()
+    if given.method in ("text", "projection"):
+        remember_vectors(given.method)
     settings = training_settings(given, validation=100, test=199)
     model = find_model(given.model)
     result: dict[str, Any] = {

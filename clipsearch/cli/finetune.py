@@ -72,8 +72,9 @@ def finetune(
     method: Annotated[
         str,
         typer.Option(
-            metavar="auto|text|image|lora|full",
-            help="What may change: words only, photos only, small additions, everything.",
+            metavar="auto|text|image|projection|lora|full",
+            help="What may change: words only, photos only, words and the last map of photos, "
+            "small additions, everything.",
         ),
     ] = "auto",
     unlock_last: Annotated[

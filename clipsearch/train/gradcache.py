@@ -37,7 +37,8 @@ class Inputs:
     """This process' part of a batch: b pairs. A locked tower's vectors stand for its inputs.
 
     Attributes:
-        pixels: (b, S, S, 3) uint8, or None with `image_vectors` (b, D).
+        pixels: (b, S, S, 3) uint8, or None with `image_vectors` (b, D), or with the features
+            (b, F) of a locked trunk.
         tokens: (b, L) int64, or None with `text_vectors` (b, D).
         boxes: (b, 4) crops, or None for whole photos.
         photos, captions, labels: (b,) int64, equal where pairs are positives of each other.
@@ -50,6 +51,7 @@ class Inputs:
     boxes: Tensor | None = None
     tokens: Tensor | None = None
     image_vectors: Tensor | None = None
+    image_features: Tensor | None = None
     text_vectors: Tensor | None = None
 
     def __len__(self) -> int:
@@ -175,6 +177,8 @@ def _forward(model: Any, towers: Towers, inputs: Inputs, rows: slice, precision:
     if inputs.pixels is not None:
         boxes = None if inputs.boxes is None else inputs.boxes[rows]
         images = towers.image_inputs(inputs.pixels[rows], boxes)
+    elif inputs.image_features is not None:
+        images = inputs.image_features[rows]
     if inputs.tokens is not None:
         tokens = inputs.tokens[rows]
     with towers.autocast(precision):

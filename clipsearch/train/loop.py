@@ -75,7 +75,10 @@ class Trained:
 
 
 class Feed:
-    """Turns a batch of rows into what the towers take; a locked tower's vectors are made once."""
+    """Turns a batch of rows into what the towers take.
+
+    A locked tower's vectors are made once, and so are a locked trunk's features.
+    """
 
     def __init__(self, towers: Towers, plan: Plan, examples: Examples, settings: Settings) -> None:
         import torch
@@ -83,6 +86,9 @@ class Feed:
         self._towers, self._examples, self._settings = towers, examples, settings
         self.image_vectors: Float32Array | None = None
         self.text_vectors: Float32Array | None = None
+        self.image_features: Float32Array | None = None
+        if plan.locks_trunk:
+            self.image_features = towers.trunk_features(examples.pixels)
         if not plan.trains_image:
             self.image_vectors = towers.embed_pixels(examples.pixels)
         if not plan.trains_text:
@@ -98,19 +104,21 @@ class Feed:
         own = slice(rank * count, (rank + 1) * count)
         photos, captions = batch.photos[own], batch.captions[own]
         boxes = None
-        if self.image_vectors is None and (settings.crop < 1 or settings.flip):
+        whole = self.image_vectors is not None or self.image_features is not None
+        if not whole and (settings.crop < 1 or settings.flip):
             generator = torch.Generator().manual_seed(_step_seed(settings.seed, step))
             boxes = random_boxes(len(batch.photos), settings.crop, settings.flip, generator)[own]
 
         def on_device(array: np.ndarray[Any, Any]) -> torch.Tensor:
             return torch.from_numpy(array).to(device)
 
-        images, texts = self.image_vectors, self.text_vectors
+        images, texts, features = self.image_vectors, self.text_vectors, self.image_features
         return Inputs(
             photos=on_device(photos),
             captions=on_device(self._examples.caption_ids[captions]),
             labels=on_device(self._examples.labels[photos]),
-            pixels=self._examples.pixels[photos] if images is None else None,
+            pixels=None if whole else self._examples.pixels[photos],
+            image_features=None if features is None else on_device(features[photos]),
             boxes=boxes,
             tokens=self._tokens[captions].to(device) if texts is None else None,
             image_vectors=None if images is None else on_device(images[photos]),
@@ -120,10 +128,14 @@ class Feed:
     def vectors(self, photos: IntArray) -> Vectors:
         """These photos and all their captions, by the weights as they are."""
         captions, owners = self._examples.captions_of(photos)
+        if self.image_vectors is not None:
+            images = self.image_vectors[photos]
+        elif self.image_features is not None:
+            images = self._towers.embed_features(self.image_features[photos])
+        else:
+            images = self._towers.embed_pixels(self._examples.pixels[photos])
         return Vectors(
-            self._towers.embed_pixels(self._examples.pixels[photos])
-            if self.image_vectors is None
-            else self.image_vectors[photos],
+            images,
             self._towers.embed_tokens(self._examples.tokens[captions])
             if self.text_vectors is None
             else self.text_vectors[captions],

@@ -1,4 +1,4 @@
-"""Which weights change, and how fast: full, LoRA, one tower, the last blocks, layer-wise decay."""
+"""Which weights change, and how fast: all, LoRA, one tower, projection, last blocks, decay."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipsearch.errors import ModelError, UsageError
 from clipsearch.train.loss import LOGIT_SCALE_CAP
+from clipsearch.train.projection import is_projection
 from clipsearch.train.settings import Settings
 from clipsearch.train.towers import Towers
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 # Rates at the end of the warm-up, by what may move. Pre-training rates (5e-4) ruin a tuned model;
 # additions of low rank start at nothing and need more.
-_LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "image": 3e-5, "lora": 1e-3, "scratch": 5e-4}
+_LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "image": 3e-5, "projection": 3e-5,
+                   "lora": 1e-3, "scratch": 5e-4}  # fmt: skip
+# A projection is one or two maps after a locked trunk, and needs more than the text tower beside.
+_PROJECTION_FACTOR = 10.0
 _FEW_PAIRS = 1000
 
 _BLOCK = re.compile(r"\b(?:resblocks|blocks|stages|layers|layer)\.?(\d+)\.")
@@ -33,7 +37,7 @@ class Plan:
     """What will be trained.
 
     Attributes:
-        method: full, lora, text, image or scratch.
+        method: full, lora, text, image, projection or scratch.
         reason: why this one, in words, where nobody asked for it.
         groups: parameter groups for AdamW; each `lr` is a factor on the schedule's rate.
     """
@@ -43,6 +47,7 @@ class Plan:
     learning_rate: float
     trains_image: bool
     trains_text: bool
+    locks_trunk: bool
     siglip: bool
     groups: list[dict[str, Any]]
 
@@ -86,10 +91,13 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         )
     model = towers.model
     trains_image, trains_text = method != "text", method != "image"
+    locks_trunk = method == "projection"
     depths = layer_depths(model)
     for name, parameter in model.named_parameters():
         tower, depth = depths[name]
         trained = {"image": trains_image, "text": trains_text, "scale": True}[tower]
+        if tower == "image" and locks_trunk:
+            trained = is_projection(name)
         if settings.unlock_last is not None and tower != "scale":
             # The output side (depth 0) and the N blocks before it.
             trained = trained and depth <= settings.unlock_last
@@ -112,6 +120,8 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         if parameter.requires_grad:
             tower, depth = depths[name]
             rate = 1.0 if tower == "scale" else settings.layer_decay**depth
+            if tower == "image" and locks_trunk:
+                rate *= _PROJECTION_FACTOR
             groups.setdefault((_decays(name, parameter), rate), []).append(parameter)
     if not any(p.numel() > 1 for parameters in groups.values() for p in parameters):
         raise ModelError("nothing is left to train with these settings")
@@ -121,6 +131,7 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         learning_rate=settings.learning_rate or _LEARNING_RATES["scratch" if scratch else method],
         trains_image=trains_image,
         trains_text=trains_text,
+        locks_trunk=locks_trunk,
         siglip=siglip,
         groups=[
             {"params": parameters, "factor": rate, "weight_decay": settings.weight_decay * decays}

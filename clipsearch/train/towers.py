@@ -22,6 +22,7 @@ from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.records import Float32Array, UInt8Array
 from clipsearch.train.loss import LOGIT_SCALE_FROM_SCRATCH
 from clipsearch.train.metrics import IntArray
+from clipsearch.train.projection import cut_before_projection
 
 if TYPE_CHECKING:
     import torch
@@ -102,16 +103,34 @@ class Towers:
 
     def embed_pixels(self, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
         """(N, S, S, 3) uint8 -> (N, D) unit float32, without gradients or dropout."""
+        return self._in_batches(self._encode_image, pixels, batch)
+
+    def trunk_features(self, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
+        """(N, S, S, 3) uint8 -> (N, F) float32: what the image tower's projection takes.
+
+        Raises:
+            ModelError: the image tower ends without a projection.
+        """
+        return self._in_batches(cut_before_projection(self.model), pixels, batch)
+
+    def embed_features(self, features: Float32Array) -> Float32Array:
+        """(N, F) of `trunk_features` -> (N, D) unit float32, by the projection as it is."""
+        import torch
+
         with self._evaluating():
-            blocks = [
-                self.model.encode_image(
-                    self.image_inputs(np.ascontiguousarray(pixels[i : i + batch])), normalize=True
-                )
-                .float()
-                .cpu()
-                .numpy()
-                for i in range(0, len(pixels), batch)
-            ]
+            inputs = torch.from_numpy(features).to(self.device)
+            return self._encode_image(inputs).float().cpu().numpy()
+
+    def _encode_image(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images, normalize=True)  # type: ignore[no-any-return]
+
+    def _in_batches(
+        self, encode: Callable[[Tensor], Tensor], pixels: UInt8Array, batch: int
+    ) -> Float32Array:
+        with self._evaluating():
+            starts = range(0, len(pixels), batch)
+            parts = (np.ascontiguousarray(pixels[i : i + batch]) for i in starts)
+            blocks = [encode(self.image_inputs(part)).float().cpu().numpy() for part in parts]
         return np.concatenate(blocks)
 
     def embed_tokens(self, tokens: IntArray, *, batch: int = 256) -> Float32Array:
