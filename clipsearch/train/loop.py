@@ -24,7 +24,7 @@ from clipsearch.records import Float32Array
 from clipsearch.train.gradcache import Inputs, Objective, backward, pairs_that_fit
 from clipsearch.train.inputs import Batch, Examples, Split, epoch_batches
 from clipsearch.train.methods import Plan, clamp_scale
-from clipsearch.train.metrics import IntArray, mean_recall
+from clipsearch.train.metrics import IntArray, mean_recall, mean_reciprocal_rank
 from clipsearch.train.prompts import GENERAL_SENTENCES
 from clipsearch.train.report import Vectors
 from clipsearch.train.settings import Settings
@@ -326,9 +326,12 @@ def train(
             with run.averaged():
                 metrics = feed.vectors(split.validation).retrieval()
                 state.recall = mean_recall(metrics)
-                state.stale += 1
-                if state.recall > state.best:
-                    state.best, state.best_epoch, state.stale = state.recall, epoch + 1, 0
+                score = mean_reciprocal_rank(metrics)
+                rose = state.recall > state.best_recall or score > state.best
+                state.stale = 0 if rose else state.stale + 1
+                state.best_recall = max(state.recall, state.best_recall)
+                if score > state.best:
+                    state.best, state.best_epoch = score, epoch + 1
                     run.save_parameters(states / BEST)
             log.write(
                 "epoch",

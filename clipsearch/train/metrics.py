@@ -109,7 +109,16 @@ def summarise(found: IntArray, pool: int, ks: Sequence[int] = (1, 5, 10)) -> Ret
     )
 
 
+def mean_reciprocal_rank(metrics: PairRetrieval) -> float:
+    """The mean over both directions: one number to choose by.
+
+    Every rank counts in it, so it tells models apart on fewer photos than recall at three depths.
+    """
+    both = metrics.text_to_image, metrics.image_to_text
+    return sum(one.mean_reciprocal_rank for one in both) / 2
+
+
 def mean_recall(metrics: PairRetrieval) -> float:
-    """The mean of recall@1, @5 and @10 of both directions: one number to choose by."""
+    """The mean of recall@1, @5 and @10 of both directions: one number to show."""
     values = [*metrics.text_to_image.recall.values(), *metrics.image_to_text.recall.values()]
     return sum(values) / len(values)

@@ -29,7 +29,7 @@ from clipsearch.train.inputs import (
 )
 from clipsearch.train.loop import Feed, TrainingProgress, train
 from clipsearch.train.methods import prepare
-from clipsearch.train.metrics import IntArray, mean_recall
+from clipsearch.train.metrics import IntArray, mean_recall, mean_reciprocal_rank
 from clipsearch.train.pairs import carried_pairs, read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS
 from clipsearch.train.report import (
@@ -272,8 +272,12 @@ def _best_alpha(
     scores: dict[float, float] = {}
     for alpha in _ALPHAS:
         towers.load(mixture(base, tuned, alpha))
-        scores[alpha] = mean_recall(feed.vectors(split.validation).retrieval())
-        tried[f"{alpha:g}"] = {"mean_recall": scores[alpha]}
+        metrics = feed.vectors(split.validation).retrieval()
+        scores[alpha] = mean_reciprocal_rank(metrics)
+        tried[f"{alpha:g}"] = {
+            "mean_reciprocal_rank": scores[alpha],
+            "mean_recall": mean_recall(metrics),
+        }
     # Best first, and of equals the nearer to the base; guard pairs are many, so lazily.
     for alpha in sorted(scores, key=lambda alpha: (-scores[alpha], alpha)):
         if guard is None or alpha == 0:

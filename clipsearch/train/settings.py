@@ -37,7 +37,7 @@ class Settings:
         anchor: weight of holding general sentences where the base model has them (loop.Anchor).
         clip_norm: cap on the norm of all gradients together.
         ema: decay of an average of the weights, which is then what is validated and kept; 0 off.
-        patience: epochs without better validation recall before the run stops.
+        patience: epochs without better validation recall or reciprocal rank before the run stops.
         crop: least share of a photo's area that a random crop keeps; 1 is off.
         flip: mirror photos at random; refused when captions speak of sides or of writing.
         precision: bf16 is autocast with float32 weights and logits; `auto`: bf16 on CUDA.

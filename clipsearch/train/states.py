@@ -31,8 +31,9 @@ class RunState:
 
     Attributes:
         step: steps done. epoch: epochs done and validated.
-        recall: mean validation recall after the last epoch. best, best_epoch: the highest yet.
-        stale: epochs since then.
+        recall: mean validation recall after the last epoch. best_recall: the highest yet.
+        best, best_epoch: the highest mean reciprocal rank on validation yet.
+        stale: epochs in which neither rose.
         micro_batch: found once; another would add up in another order.
         seconds: of all parts of the run.
     """
@@ -40,6 +41,7 @@ class RunState:
     step: int = 0
     epoch: int = 0
     recall: float | None = None
+    best_recall: float = -1.0
     best: float = -1.0
     best_epoch: int = 0
     stale: int = 0
