@@ -4,9 +4,22 @@ from __future__ import annotations
 
 
 def main() -> None:
+    import contextlib
+    import os
+    import sys
+
     from clipsearch.cli.run import run
 
-    raise SystemExit(run())
+    status = run()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            stream.flush()
+    # By now all is written and closed. To take hundreds of modules apart and free their memory
+    # piece by piece would only keep the user waiting: a sixth of a small run of `index`. Workers
+    # that torch started must hear of the end, though.
+    if "torch" not in sys.modules:
+        os._exit(status)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

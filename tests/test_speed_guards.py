@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from conftest import draw_photo
 
 from clipsearch.library import Library, indexing
 from clipsearch.models.encoder import LocalEncoder
+from clipsearch.models.runtimes import openvino_core
 from clipsearch.photos import decode
 from clipsearch.store.catalog import Catalog
 
@@ -94,8 +96,35 @@ def test_unchanged_files_are_neither_opened_nor_loaded_a_model_for(
     again = Library.open(library.folder, threads=1)
     report = again.index()
     assert report.moved == 5
-    # A moved file is read for its digest; its picture is not needed.
-    assert counter.calls == {"decode_photo": 5, "read": 10}
+    # A moved file is read for its digest; its picture is not needed. The first is read twice: it
+    # tells whether to load the model while the other files are still being looked at.
+    assert counter.calls == {"decode_photo": 5, "read": 12}
+
+
+def test_the_model_is_loaded_while_files_are_looked_at_and_compiled_once(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded = threading.Event()
+    compiled: list[str] = []
+    found: list[int] = []
+    compile_tower, compare_folder = openvino_core.compile_tower, Catalog.compare_folder
+
+    def counted(graph, precision, **settings):
+        compiled.append(precision)
+        loaded.set()
+        return compile_tower(graph, precision, **settings)
+
+    def compared(*arguments):
+        # Photos were found: the model must come without this walk going on.
+        assert not sum(found) or loaded.wait(60)
+        changes = compare_folder(*arguments)
+        found.append(len(changes.to_read))
+        return changes
+
+    monkeypatch.setattr(openvino_core, "compile_tower", counted)
+    monkeypatch.setattr(Catalog, "compare_folder", compared)
+    Library.open(tmp_path / "library", threads=1, precision="fp32").index([photos])
+    assert compiled == ["fp32"]
 
 
 def test_looking_again_takes_as_many_statements_for_many_files_as_for_few(tmp_path: Path):

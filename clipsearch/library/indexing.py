@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, VanishedPhoto
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
-from clipsearch.photos.decode import NotAPhoto, decode_photo
+from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
 from clipsearch.photos.scan import scan_folder
 from clipsearch.records import FoundFile
 
@@ -208,10 +209,13 @@ class IndexRun:
         """Bring these roots up to date; `report` tells what was done."""
         scan_id = self._catalog.begin_scan()
         gone: list[int] = []
-        with closing(Spool()) as spool:
+        with (
+            closing(Spool()) as spool,
+            Pipeline(self._read_file, self._encoder, threads=self._threads) as pipeline,
+        ):
             for root in roots:
-                gone += self._look_at(root, spool)
-            changes = self._read(spool, scan_id)
+                gone += self._look_at(root, spool, pipeline)
+            changes = self._read(spool, pipeline, scan_id)
         changes += self._catalog.remove_files(gone, scan_id)
         report = self.report
         report.added, report.copied, report.moved = changes.added, changes.copied, changes.moved
@@ -221,7 +225,7 @@ class IndexRun:
             scan_id, {**asdict(changes), "unchanged": report.unchanged, "embedded": report.embedded}
         )
 
-    def _look_at(self, root: Root, spool: Spool) -> list[int]:
+    def _look_at(self, root: Root, spool: Spool, pipeline: Pipeline[FileJob]) -> list[int]:
         """Compare one root with the catalogue: files to read to the spool, files gone returned."""
         known_files = self._catalog.count_files(root.id)
         if reason := _why_unavailable(root.path, known_files):
@@ -240,6 +244,9 @@ class IndexRun:
             seen.add(folder.relative_path)
             gone += changes.gone
             self.report.unchanged += changes.unchanged
+            if changes.to_read and not spool.files:
+                first = FileJob(root.id, root.path, changes.to_read[0])
+                pipeline.load_ahead(partial(self._needs_model, first))
             for file in changes.to_read:
                 spool.add(root, file)
             self._tell("looking for photos", spool.files + self.report.unchanged, None)
@@ -257,7 +264,7 @@ class IndexRun:
                 gone += self._catalog.compare_folder(root.id, known, []).gone
         return gone
 
-    def _read(self, spool: Spool, scan_id: int) -> Changes:
+    def _read(self, spool: Spool, pipeline: Pipeline[FileJob], scan_id: int) -> Changes:
         """Take the spooled files through the pipeline and commit them."""
         from clipsearch.store.catalog import Changes
 
@@ -266,15 +273,14 @@ class IndexRun:
         done = 0
         uncommitted: list[Reading[FileJob]] = []
         committed_at = started
-        with Pipeline(self._read_file, self._encoder, threads=self._threads) as pipeline:
-            for batch in pipeline.run(spool.jobs()):
-                uncommitted += batch
-                done += len(batch)
-                now = time.perf_counter()
-                if now - committed_at > COMMIT_SECONDS or len(uncommitted) > COMMIT_FILES:
-                    changes += self._commit(uncommitted, scan_id)
-                    uncommitted, committed_at = [], now
-                self._tell("indexing", done, spool.files, since=started)
+        for batch in pipeline.run(spool.jobs()):
+            uncommitted += batch
+            done += len(batch)
+            now = time.perf_counter()
+            if now - committed_at > COMMIT_SECONDS or len(uncommitted) > COMMIT_FILES:
+                changes += self._commit(uncommitted, scan_id)
+                uncommitted, committed_at = [], now
+            self._tell("indexing", done, spool.files, since=started)
         changes += self._commit(uncommitted, scan_id)
         self.report.encoding_seconds += time.perf_counter() - started
         return changes
@@ -291,6 +297,10 @@ class IndexRun:
         if photo.image is not None:
             reading.pixels = preprocess.pixels(photo.image)
         return reading
+
+    def _needs_model(self, job: FileJob) -> bool:
+        """Whether the file is a photo to encode: a new one is, one that was moved is not."""
+        return not self._is_embedded(digest_photo(job.path))
 
     def _is_embedded(self, digest: bytes) -> bool:
         """Whether the photo has its vector already, so that its pixels are not needed."""

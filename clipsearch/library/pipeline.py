@@ -71,6 +71,14 @@ class Pipeline(Generic[Job]):
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._encoding.shutdown(wait=True, cancel_futures=True)
 
+    def load_ahead(self, is_needed: Callable[[], bool]) -> None:
+        """Load the encoder while the caller goes on, if it is needed.
+
+        What fails in it fails again, and is told, when that file is read or the first batch is
+        encoded.
+        """
+        self._encoding.submit(lambda: self._encoder.load() if is_needed() else None)
+
     def run(self, jobs: Iterable[Job]) -> Iterator[list[Reading[Job]]]:
         """Batches of finished readings, in the order of the jobs."""
         waiting: deque[tuple[list[Reading[Job]], Future[None]]] = deque()

@@ -174,10 +174,18 @@ class LocalEncoder:
     @property
     def runtime(self) -> str:
         """What runs the towers, in words; loads the image tower to be sure of it."""
-        with self._loading:
-            _ = self._image_tower
+        self.load()
         text = "numpy" if self._text_in_numpy else "torch"
         return f"images: {self._image_words} {self.precision}; texts: {text}"
+
+    def load(self) -> None:
+        """Load the image tower, which `images` does too where it has not been done.
+
+        Raises:
+            ModelError: the tower cannot run here.
+        """
+        with self._loading:
+            _ = self._image_tower
 
     def images(self, pixels: UInt8Array) -> Float32Array:
         """(B, side, side, 3) uint8 as `preprocess.pixels` makes them -> (B, dim) unit rows.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -113,8 +114,10 @@ def compile_tower(graph: Any, precision: str, *, threads: int | None) -> ImageTo
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = _core().compile_model(graph, "CPU", settings | _ARITHMETIC[precision])
     idle: list[Any] = []
+    first_call = threading.Lock()
+    called = False
 
-    def run(pixels: UInt8Array) -> Float32Array:
+    def infer(pixels: UInt8Array) -> Float32Array:
         try:
             request = idle.pop()
         except IndexError:
@@ -124,9 +127,16 @@ def compile_tower(graph: Any, precision: str, *, threads: int | None) -> ImageTo
         idle.append(request)
         return rows
 
-    # The first call makes what all later ones share, behind a guard of C++ that a thread holds
-    # while it gives up Python's lock, and that another awaits while it holds that lock: neither
-    # goes on. So it happens here, in one thread.
-    _, *picture = graph.input(0).get_partial_shape()
-    run(np.zeros([1, *(side.get_length() for side in picture)], np.uint8))
+    def run(pixels: UInt8Array) -> Float32Array:
+        # The first call makes what all later ones share, behind a guard of C++ that a thread holds
+        # while it gives up Python's lock, and that another awaits while it holds that lock:
+        # neither goes on. So nobody else calls meanwhile.
+        nonlocal called
+        if called:
+            return infer(pixels)
+        with first_call:
+            rows = infer(pixels)
+            called = True
+        return rows
+
     return run
