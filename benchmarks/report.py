@@ -203,6 +203,29 @@ def queries(result: dict[str, Any]) -> str:
     )
 
 
+def warm(result: dict[str, Any]) -> str:
+    runs: Runs = result["runs"]
+    rows = []
+    for size in sorted({run["photos"] for run in runs}):
+        for name in names(runs):
+            mine = of(runs, name, photos=size)
+            figures = ("p50_ms", "p95_ms", "first_ms", "anonymous_mb")
+            values = {key: median(run[key] for run in mine) for key in figures}
+            rows.append(
+                [f"{size:,}", name, f"{values['p50_ms']:.1f}", f"{values['p95_ms']:.1f}",
+                 f"{values['first_ms']:.0f}", f"{values['anonymous_mb']:.0f}"]
+            )  # fmt: skip
+    heads = ["photos", "program", "p50 ms", "p95 ms", "opening and first query ms", "anonymous MB"]
+    return "\n".join(
+        [
+            "## Warm queries\n",
+            f"{result['texts']} new texts to an open library, one at a time, ten hits each.\n",
+            table(heads, rows),
+            where(result),
+        ]
+    )
+
+
 def search(result: dict[str, Any]) -> str:
     built = result["build"][0]
     asked = {key: median(one[key] for one in result["ask"]) for key in result["ask"][0]}
@@ -257,6 +280,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed-indexing": indexing,
     "speed-fidelity": fidelity,
     "speed-queries": queries,
+    "speed-warm": warm,
     "speed-search": search,
     "speed-rescan": rescan,
 }

@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 mkdir -p "$work"
 python -m benchmarks.speed.indexing "$photos" "$work"
 python -m benchmarks.speed.queries "$work"
+python -m benchmarks.speed.warm "$work"
 python -m benchmarks.speed.search "$work"
 python -m benchmarks.speed.rescan "$work"
 # A tar of photos with captions that pocket was not trained on, if there is one.

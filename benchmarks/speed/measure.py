@@ -117,6 +117,15 @@ def in_turn(programs: Sequence[Program], *, rounds: int, home: Path, warm_up: in
     return [run for run in runs if run.round >= 0]
 
 
+def anonymous_mb() -> float | None:
+    """What this process holds besides mapped files; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) / 1024
+
+
 def clipsearch_command() -> str:
     """The console script of the environment that runs this."""
     script = Path(sysconfig.get_path("scripts")) / "clipsearch"

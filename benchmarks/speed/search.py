@@ -84,16 +84,8 @@ def ask(folder: Path) -> dict[str, Any]:
         "p95_ms": float(np.quantile(milliseconds, 0.95)),
         "index_only_p50_ms": float(np.median(index_only)),
         "batch_of_200_ms_each": batch_ms,
-        "anonymous_mb": _anonymous_mb(),
+        "anonymous_mb": measure.anonymous_mb(),
     }
-
-
-def _anonymous_mb() -> float | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines["RssAnon"].split()[0]) / 1024
 
 
 def main() -> None:
