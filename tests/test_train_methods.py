@@ -46,33 +46,48 @@ def test_one_tower_methods_lock_the_other(towers: Towers) -> None:
     assert trained_names(towers, method="full") == words | pictures
 
 
-def test_projection_locks_the_trunk(towers: Towers) -> None:
-    words = trained_names(towers, method="text")
-    plan = prepare(towers, Settings(method="projection"), 100, scratch=False)
-    names = {id(p): name for name, p in towers.model.named_parameters()}
-    factors = {names[id(p)]: group["factor"] for group in plan.groups for p in group["params"]}
-    assert factors.keys() == words | {"visual.proj"}
-    assert factors["visual.proj"] > factors["text_projection"] == 1
+def test_projection_locks_the_trunks(towers: Towers) -> None:
+    names = trained_names(towers, method="projection")
+    assert names == {"visual.proj", "text_projection", "logit_scale"}
+    towers.model = import_open_clip().CustomTextCLIP(**TIMM)
+    names = trained_names(towers, method="projection")
+    assert names == {"visual.head.proj.weight", "text.text_projection", "logit_scale"}
 
 
 @pytest.mark.parametrize("tower", ["transformer", "timm"])
-def test_features_of_the_trunk_stand_for_photos(towers: Towers, tower: str) -> None:
+def test_features_of_the_trunks_stand_for_photos_and_texts(towers: Towers, tower: str) -> None:
     if tower == "timm":
         towers.model = import_open_clip().CustomTextCLIP(**TIMM)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     pixels = pixels[:, :32, :32] if tower == "transformer" else pixels
     whole = towers.embed_pixels(pixels)
-    features = towers.trunk_features(pixels, batch=2)
+    tokens = np.zeros((3, 16 if tower == "transformer" else 77), dtype=np.int64)
+    tokens[:, :5] = [1, 5, 7, 63, 0], [1, 9, 63, 0, 0], [1, 5, 5, 5, 63]
+    said = towers.embed_tokens(tokens)
+    features, words = towers.photo_features(pixels, batch=2), towers.text_features(tokens, batch=2)
     assert features.shape[1] == (64 if tower == "transformer" else 1280)
-    assert np.abs(towers.embed_features(features) - whole).max() < 1e-6
+    assert words.shape[1] == 32
+    assert np.abs(towers.project_photos(features) - whole).max() < 1e-6
+    assert np.abs(towers.project_texts(words) - said).max() < 1e-6
+    # And whole inputs still go all the way.
     assert np.abs(towers.embed_pixels(pixels) - whole).max() < 1e-6
+    assert np.abs(towers.embed_tokens(tokens) - said).max() < 1e-6
+
+
+def test_features_are_left_out_at_random_in_training_alone(towers: Towers) -> None:
+    features = torch.from_numpy(towers.photo_features(np.zeros((2, 32, 32, 3), np.uint8)))
+    encode = towers.model.encode_image
+    towers.training_mode()
+    assert not torch.equal(encode(features), encode(features))
+    towers.model.eval()
+    assert torch.equal(encode(features), encode(features))
 
 
 def test_a_tower_without_a_projection_is_refused(towers: Towers) -> None:
     vision = TIMM["vision_cfg"] | {"timm_proj": None}
     towers.model = import_open_clip().CustomTextCLIP(**TIMM | {"vision_cfg": vision})
-    with pytest.raises(ModelError, match="without a projection"):
-        towers.trunk_features(np.zeros((2, 64, 64, 3), np.uint8))
+    with pytest.raises(ModelError, match="image tower ends without a projection"):
+        towers.photo_features(np.zeros((2, 64, 64, 3), np.uint8))
 
 
 def test_unlocking_the_last_blocks(towers: Towers) -> None:

@@ -60,6 +60,7 @@ def add_training_options(
     parser.add_argument("--anchor", type=float, default=anchor)
     parser.add_argument("--batch-size", type=int, default=Settings().batch_size)
     parser.add_argument("--micro-batch", type=int)
+    parser.add_argument("--patience", type=int, default=Settings().patience)
 
 
 def training_settings(given: argparse.Namespace, *, validation: float, test: float) -> Settings:
@@ -71,6 +72,7 @@ def training_settings(given: argparse.Namespace, *, validation: float, test: flo
         anchor=given.anchor,
         batch_size=given.batch_size,
         micro_batch=given.micro_batch,
+        patience=given.patience,
         validation=validation,
         test=test,
     )

@@ -16,6 +16,7 @@ import json
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,9 @@ from benchmarks.finetune.common import (
 )
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.sources import find_model
-from clipsearch.records import Float32Array, UInt8Array
+from clipsearch.records import Float32Array
 from clipsearch.train import Settings, TrainingReport, finetune
 from clipsearch.train.pairs import PhotoSource, read_pairs
-from clipsearch.train.projection import cut_before_projection
 from clipsearch.train.towers import Towers
 
 
@@ -63,19 +63,24 @@ def _copy(source: PhotoSource, folder: Path, number: int) -> str:
 
 
 def remember_vectors(method: str) -> None:
-    """Put the same photos through the locked part of the image tower once for all splits."""
-    name = {"text": "embed_pixels", "projection": "trunk_features"}[method]
-    plain = getattr(Towers, name)
+    """Put the same inputs through what is locked once for all splits."""
+    names = {"text": ["embed_pixels"], "projection": ["photo_features", "text_features"]}
+    for name in names.get(method, []):
+        setattr(Towers, name, _remembered(getattr(Towers, name), cut=method == "projection"))
+
+
+def _remembered(plain: Callable[..., Float32Array], *, cut: bool) -> Callable[..., Float32Array]:
     known: dict[bytes, Float32Array] = {}
 
-    def remembered(self: Towers, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
-        cut_before_projection(self.model)  # as the first call for this model would have done
-        digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()
+    def remembered(self: Towers, inputs: Any, **options: int) -> Float32Array:
+        if cut:
+            self.cut()  # as the first call for this model would have done
+        digest = hashlib.blake2b(np.ascontiguousarray(inputs), digest_size=16).digest()
         if digest not in known:
-            known[digest] = plain(self, pixels, batch=batch)
+            known[digest] = plain(self, inputs, **options)
         return known[digest]
 
-    setattr(Towers, name, remembered)
+    return remembered
 
 
 def row(report: TrainingReport, seed: int) -> dict[str, Any]:
@@ -112,8 +117,7 @@ def main() -> None:
     parser.add_argument("--guard-photos", type=int, help="only the first N of GUARD")
     parser.add_argument("--name", help="of the result; default: the method's")
     given = parser.parse_args()
-    if given.method in ("text", "projection"):
-        remember_vectors(given.method)
+    remember_vectors(given.method)
     settings = training_settings(given, validation=100, test=199)
     model = find_model(given.model)
     result: dict[str, Any] = {

@@ -73,7 +73,7 @@ def finetune(
         str,
         typer.Option(
             metavar="auto|text|image|projection|lora|full",
-            help="What may change: words only, photos only, words and the last map of photos, "
+            help="What may change: words only, photos only, the last map of both (takes seconds), "
             "small additions, everything.",
         ),
     ] = "auto",

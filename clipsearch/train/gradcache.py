@@ -37,9 +37,9 @@ class Inputs:
     """This process' part of a batch: b pairs. A locked tower's vectors stand for its inputs.
 
     Attributes:
-        pixels: (b, S, S, 3) uint8, or None with `image_vectors` (b, D), or with the features
+        pixels: (b, S, S, 3) uint8, or None with `image_vectors` (b, D) or with `image_features`
             (b, F) of a locked trunk.
-        tokens: (b, L) int64, or None with `text_vectors` (b, D).
+        tokens: (b, L) int64, or None with `text_vectors` (b, D) or `text_features` (b, G).
         boxes: (b, 4) crops, or None for whole photos.
         photos, captions, labels: (b,) int64, equal where pairs are positives of each other.
     """
@@ -52,6 +52,7 @@ class Inputs:
     tokens: Tensor | None = None
     image_vectors: Tensor | None = None
     image_features: Tensor | None = None
+    text_features: Tensor | None = None
     text_vectors: Tensor | None = None
 
     def __len__(self) -> int:
@@ -181,6 +182,8 @@ def _forward(model: Any, towers: Towers, inputs: Inputs, rows: slice, precision:
         images = inputs.image_features[rows]
     if inputs.tokens is not None:
         tokens = inputs.tokens[rows]
+    elif inputs.text_features is not None:
+        tokens = inputs.text_features[rows]
     with towers.autocast(precision):
         image_features, text_features, scale, *bias = model(images, tokens)
     if inputs.image_vectors is not None:

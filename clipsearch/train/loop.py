@@ -77,7 +77,7 @@ class Trained:
 class Feed:
     """Turns a batch of rows into what the towers take.
 
-    A locked tower's vectors are made once, and so are a locked trunk's features.
+    A locked tower's vectors are made once, and so are locked trunks' features.
     """
 
     def __init__(self, towers: Towers, plan: Plan, examples: Examples, settings: Settings) -> None:
@@ -87,8 +87,10 @@ class Feed:
         self.image_vectors: Float32Array | None = None
         self.text_vectors: Float32Array | None = None
         self.image_features: Float32Array | None = None
-        if plan.locks_trunk:
-            self.image_features = towers.trunk_features(examples.pixels)
+        self.text_features: Float32Array | None = None
+        if plan.locks_trunks:
+            self.image_features = towers.photo_features(examples.pixels)
+            self.text_features = towers.text_features(examples.tokens)
         if not plan.trains_image:
             self.image_vectors = towers.embed_pixels(examples.pixels)
         if not plan.trains_text:
@@ -112,17 +114,21 @@ class Feed:
         def on_device(array: np.ndarray[Any, Any]) -> torch.Tensor:
             return torch.from_numpy(array).to(device)
 
-        images, texts, features = self.image_vectors, self.text_vectors, self.image_features
+        def of(array: Float32Array | None, rows: IntArray) -> torch.Tensor | None:
+            return None if array is None else on_device(array[rows])
+
+        whole_texts = self.text_vectors is not None or self.text_features is not None
         return Inputs(
             photos=on_device(photos),
             captions=on_device(self._examples.caption_ids[captions]),
             labels=on_device(self._examples.labels[photos]),
             pixels=None if whole else self._examples.pixels[photos],
-            image_features=None if features is None else on_device(features[photos]),
+            image_features=of(self.image_features, photos),
             boxes=boxes,
-            tokens=self._tokens[captions].to(device) if texts is None else None,
-            image_vectors=None if images is None else on_device(images[photos]),
-            text_vectors=None if texts is None else on_device(texts[captions]),
+            tokens=None if whole_texts else self._tokens[captions].to(device),
+            text_features=of(self.text_features, captions),
+            image_vectors=of(self.image_vectors, photos),
+            text_vectors=of(self.text_vectors, captions),
         )
 
     def vectors(self, photos: IntArray) -> Vectors:
@@ -131,16 +137,16 @@ class Feed:
         if self.image_vectors is not None:
             images = self.image_vectors[photos]
         elif self.image_features is not None:
-            images = self._towers.embed_features(self.image_features[photos])
+            images = self._towers.project_photos(self.image_features[photos])
         else:
             images = self._towers.embed_pixels(self._examples.pixels[photos])
-        return Vectors(
-            images,
-            self._towers.embed_tokens(self._examples.tokens[captions])
-            if self.text_vectors is None
-            else self.text_vectors[captions],
-            owners,
-        )
+        if self.text_vectors is not None:
+            texts = self.text_vectors[captions]
+        elif self.text_features is not None:
+            texts = self._towers.project_texts(self.text_features[captions])
+        else:
+            texts = self._towers.embed_tokens(self._examples.tokens[captions])
+        return Vectors(images, texts, owners)
 
 
 class Anchor:

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 # Rates at the end of the warm-up, by what may move. Pre-training rates (5e-4) ruin a tuned model;
 # additions of low rank start at nothing and need more.
-_LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "image": 3e-5, "projection": 3e-5,
+_LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "image": 3e-5, "projection": 3e-4,
                    "lora": 1e-3, "scratch": 5e-4}  # fmt: skip
-# A projection is one or two maps after a locked trunk, and needs more than the text tower beside.
-_PROJECTION_FACTOR = 10.0
 _FEW_PAIRS = 1000
 
 _BLOCK = re.compile(r"\b(?:resblocks|blocks|stages|layers|layer)\.?(\d+)\.")
@@ -47,7 +45,7 @@ class Plan:
     learning_rate: float
     trains_image: bool
     trains_text: bool
-    locks_trunk: bool
+    locks_trunks: bool
     siglip: bool
     groups: list[dict[str, Any]]
 
@@ -91,12 +89,12 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         )
     model = towers.model
     trains_image, trains_text = method != "text", method != "image"
-    locks_trunk = method == "projection"
+    locks_trunks = method == "projection"
     depths = layer_depths(model)
     for name, parameter in model.named_parameters():
         tower, depth = depths[name]
         trained = {"image": trains_image, "text": trains_text, "scale": True}[tower]
-        if tower == "image" and locks_trunk:
+        if locks_trunks and tower != "scale":
             trained = is_projection(name)
         if settings.unlock_last is not None and tower != "scale":
             # The output side (depth 0) and the N blocks before it.
@@ -120,8 +118,6 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         if parameter.requires_grad:
             tower, depth = depths[name]
             rate = 1.0 if tower == "scale" else settings.layer_decay**depth
-            if tower == "image" and locks_trunk:
-                rate *= _PROJECTION_FACTOR
             groups.setdefault((_decays(name, parameter), rate), []).append(parameter)
     if not any(p.numel() > 1 for parameters in groups.values() for p in parameters):
         raise ModelError("nothing is left to train with these settings")
@@ -131,7 +127,7 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         learning_rate=settings.learning_rate or _LEARNING_RATES["scratch" if scratch else method],
         trains_image=trains_image,
         trains_text=trains_text,
-        locks_trunk=locks_trunk,
+        locks_trunks=locks_trunks,
         siglip=siglip,
         groups=[
             {"params": parameters, "factor": rate, "weight_decay": settings.weight_decay * decays}

@@ -20,8 +20,8 @@ class Settings:
 
     Attributes:
         method: what may change. `text` and `image` train one tower and lock the other,
-            `projection` the text tower and the last map of the image tower, `lora` low-rank
-            additions to both, `full` everything; `auto` chooses and says why.
+            `projection` the last maps of both towers, `lora` low-rank additions to both, `full`
+            everything; `auto` chooses and says why.
         unlock_last: of the trained towers only the last N blocks, and what comes after them.
         layer_decay: factor on the learning rate for each block further from the output; 1 is off.
         lora_rank, lora_alpha: rank of the additions, and their scale alpha / rank.

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.records import Float32Array, UInt8Array
 from clipsearch.train.loss import LOGIT_SCALE_FROM_SCRATCH
 from clipsearch.train.metrics import IntArray
-from clipsearch.train.projection import cut_before_projection
+from clipsearch.train.projection import Trunks, cut_before_projections
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class Towers:
             either input may be None.
         folder: the model directory it came from; None for one trained from scratch.
         stored: how each tensor lies in the base's file, so that a tuned model is no larger.
+        trunks: what comes before the projections, once the model was cut there.
     """
 
     model: Any
@@ -52,6 +54,7 @@ class Towers:
     device: torch.device
     folder: Path | None
     stored: Mapping[str, torch.dtype]
+    trunks: Trunks | None = None
 
     @property
     def has_bias(self) -> bool:
@@ -103,28 +106,54 @@ class Towers:
 
     def embed_pixels(self, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
         """(N, S, S, 3) uint8 -> (N, D) unit float32, without gradients or dropout."""
-        return self._in_batches(self._encode_image, pixels, batch)
+        return self._on_pixels(partial(self.model.encode_image, normalize=True), pixels, batch)
 
-    def trunk_features(self, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
+    def embed_tokens(self, tokens: IntArray, *, batch: int = 256) -> Float32Array:
+        """(N, L) tokens -> (N, D) unit float32, without gradients or dropout."""
+        return self._on_tokens(partial(self.model.encode_text, normalize=True), tokens, batch)
+
+    def photo_features(self, pixels: UInt8Array, *, batch: int = 32) -> Float32Array:
         """(N, S, S, 3) uint8 -> (N, F) float32: what the image tower's projection takes.
 
         Raises:
-            ModelError: the image tower ends without a projection.
+            ModelError: a tower ends without a projection.
         """
-        return self._in_batches(cut_before_projection(self.model), pixels, batch)
+        return self._on_pixels(self.cut().photos, pixels, batch)
 
-    def embed_features(self, features: Float32Array) -> Float32Array:
-        """(N, F) of `trunk_features` -> (N, D) unit float32, by the projection as it is."""
+    def text_features(self, tokens: IntArray, *, batch: int = 256) -> Float32Array:
+        """(N, L) tokens -> (N, G) float32: what the text tower's projection takes.
+
+        Raises:
+            ModelError: a tower ends without a projection.
+        """
+        return self._on_tokens(self.cut().texts, tokens, batch)
+
+    def project_photos(self, features: Float32Array) -> Float32Array:
+        """(N, F) of `photo_features` -> (N, D) unit float32, by the projection as it is."""
+        return self._project(self.model.encode_image, features)
+
+    def project_texts(self, features: Float32Array) -> Float32Array:
+        """(N, G) of `text_features` -> (N, D) unit float32, by the projection as it is."""
+        return self._project(self.model.encode_text, features)
+
+    def cut(self) -> Trunks:
+        """The trunks, before the projections; from then on the model takes their features too.
+
+        Raises:
+            ModelError: a tower ends without a projection.
+        """
+        if self.trunks is None:
+            self.trunks = cut_before_projections(self.model)
+        return self.trunks
+
+    def _project(self, encode: Callable[..., Tensor], features: Float32Array) -> Float32Array:
         import torch
 
         with self._evaluating():
             inputs = torch.from_numpy(features).to(self.device)
-            return self._encode_image(inputs).float().cpu().numpy()
+            return encode(inputs, normalize=True).float().cpu().numpy()
 
-    def _encode_image(self, images: Tensor) -> Tensor:
-        return self.model.encode_image(images, normalize=True)  # type: ignore[no-any-return]
-
-    def _in_batches(
+    def _on_pixels(
         self, encode: Callable[[Tensor], Tensor], pixels: UInt8Array, batch: int
     ) -> Float32Array:
         with self._evaluating():
@@ -133,26 +162,23 @@ class Towers:
             blocks = [encode(self.image_inputs(part)).float().cpu().numpy() for part in parts]
         return np.concatenate(blocks)
 
-    def embed_tokens(self, tokens: IntArray, *, batch: int = 256) -> Float32Array:
-        """(N, L) tokens -> (N, D) unit float32, without gradients or dropout."""
+    def _on_tokens(
+        self, encode: Callable[[Tensor], Tensor], tokens: IntArray, batch: int
+    ) -> Float32Array:
         import torch
 
         # Texts of like length together: a batch takes as long as its longest.
         order = np.argsort((tokens != 0).sum(axis=1), kind="stable")
         with self._evaluating():
+            parts = (tokens[order[i : i + batch]] for i in range(0, len(tokens), batch))
             blocks = [
-                self.model.encode_text(
-                    torch.from_numpy(tokens[order[i : i + batch]]).to(self.device), normalize=True
-                )
-                .float()
-                .cpu()
-                .numpy()
-                for i in range(0, len(tokens), batch)
+                encode(torch.from_numpy(part).to(self.device)).float().cpu().numpy()
+                for part in parts
             ]
         found = np.concatenate(blocks)
-        vectors = np.empty_like(found)
-        vectors[order] = found
-        return vectors
+        rows = np.empty_like(found)
+        rows[order] = found
+        return rows
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
