@@ -10,32 +10,31 @@ a margin of two standard errors. Half of the queries are text-like: words lie of
 photos lie in (the modality gap, Liang et al. 2022), so their neighbours are spread over far more
 lists than those of a photo. Where only every list will do, every list is looked at, and that is
 written down.
-
-k-means and the assignment to lists run in numpy: its matrix product is 5 to 10 times as quick as
-the one inside the faiss-cpu wheel (measured on two AVX-512 cores: 150 against 15 to 34 GFLOP/s).
-
-On disk, in `ann/<image fingerprint>/`: `index.faiss` and `index.json`, which names the rows
-covered, the parameters, the digests, and why `nprobe` is what it is.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch.records import Float32Array, RowArray
-from clipsearch.store.failures import from_system
+from clipsearch.store import ann_file
+from clipsearch.store.ann_file import IndexFacts, Notice
+from clipsearch.store.ann_lists import (
+    Int32Array,
+    Lists,
+    assign,
+    load_faiss,
+    spherical_kmeans,
+    text_like,
+)
 from clipsearch.store.reader import Model, Reader
 from clipsearch.store.text_cache import TextCache
 
@@ -48,27 +47,15 @@ _FEW_ROWS = 4_000
 _EVERY_LIST_ROWS = 100_000
 
 _POINTS_PER_LIST = 64
-_KMEANS_ROUNDS = 8
 _BUILD_BLOCK = 16_384
 _QUERIES_OF_A_KIND = 200
 _DEPTHS = (10, 30, 100, 300, 1000)
 _WITNESSES = 64
-_FORMAT = 1
 
 # Two float32 sums of the same products, in another order, differ by less (D <= 4096).
 _ROUNDING = 4e-6
 # FAISS scores the catalogue's own float16 numbers: more than this is not rounding.
 _DAMAGE = 1e-3
-
-Notice = tuple[str, str | None]
-_Int32Array = npt.NDArray[np.int32]
-
-
-def _faiss() -> Any:
-    """FAISS, imported when first needed: 0.1 to 0.3 s. Untyped: its stubs lack what we use."""
-    import faiss
-
-    return faiss
 
 
 class Neighbours(NamedTuple):
@@ -87,41 +74,6 @@ class Neighbours(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class IndexFacts:
-    """What `index.json` says.
-
-    Attributes:
-        rows: the file covers the rows [0, rows) of the model, `vectors` of them were alive.
-        nprobe: lists to look at, by how many of the best vectors must be among them.
-        exact: no number of lists below all of them reached the recall: all are looked at.
-        recall: measured recall@10 at the chosen nprobe, by kind of query.
-        why: the choice in words, for `status`.
-        trained_vectors, trained_nprobe: when the lists were last made, for deciding when to make
-            them anew.
-        witnesses: rows and digests of their vectors, to tell a file of another catalogue.
-    """
-
-    format: int
-    model_id: int
-    image_fingerprint: str
-    dim: int
-    rows: int
-    vectors: int
-    nlist: int
-    nprobe: dict[str, int]
-    exact: bool
-    recall: dict[str, float]
-    why: str
-    trained_vectors: int
-    trained_nprobe: int
-    file_bytes: int
-    digest: str
-    head_bytes: int
-    head_digest: str
-    witnesses: list[tuple[int, str]]
-
-
-@dataclass(frozen=True, slots=True)
 class BuildReport:
     """What `build` and `refresh` did; `facts` is None where there is no file any more."""
 
@@ -133,9 +85,9 @@ class BuildReport:
 class AnnIndex:
     """An open FAISS file, memory-mapped; searched by one thread at a time."""
 
-    def __init__(self, facts: IndexFacts, faiss_index: Any) -> None:
+    def __init__(self, facts: IndexFacts, lists: Lists | None) -> None:
         self.facts = facts
-        self._index = faiss_index
+        self._lists = lists
         self._trusted: tuple[int, bool] | None = None
 
     @classmethod
@@ -150,34 +102,11 @@ class AnnIndex:
                 return self.facts.nprobe[str(measured)]
         return self.facts.nlist
 
-    def search(
-        self, queries: Float32Array, k: int, *, nprobe: int, selector: Any = None
-    ) -> tuple[Float32Array, RowArray]:
-        """(Q, k) scores and rows; rows are -1 where the lists hold fewer than k."""
-        faiss = _faiss()
-
-        parameters = faiss.SearchParametersIVF(nprobe=min(nprobe, self.facts.nlist))
-        if selector is not None:
-            parameters.sel = selector
-        # With one query the work is shared out by lists, with several by queries.
-        self._index.parallel_mode = 1 if len(queries) == 1 else 0
-        scores, rows = self._index.search(queries, k, params=parameters)
-        return scores, rows
-
-    def stored(self) -> Iterator[tuple[int, RowArray, Float32Array]]:
-        """Each list's number, rows (n,) and vectors (n, dim) as the file holds them."""
-        faiss = _faiss()
-
-        lists = self._index.invlists
-        for number in range(self.facts.nlist):
-            count = lists.list_size(number)
-            if not count:
-                continue
-            # The pointers are valid until the list is released, which mapped lists never need.
-            ids = faiss.rev_swig_ptr(lists.get_ids(number), count).copy()
-            codes = faiss.rev_swig_ptr(lists.get_codes(number), count * 2 * self.facts.dim)
-            vectors = np.frombuffer(codes.tobytes(), dtype="<f2").reshape(count, -1)
-            yield number, ids, vectors.astype(np.float32)
+    @property
+    def lists(self) -> Lists:
+        """The mapped lists."""
+        assert self._lists is not None
+        return self._lists
 
     def belongs_to(self, reader: Reader, model: Model, dead: RowArray) -> bool:
         """Whether the file was made from this catalogue, at this time or earlier.
@@ -199,7 +128,7 @@ class AnnIndex:
         rows = np.array([row for row in expected if not _contains(dead, row)], dtype=np.int64)
         vectors = reader.vectors(model.id, rows)
         return all(
-            _vector_digest(vector) == expected[row]
+            ann_file.vector_digest(vector) == expected[row]
             for row, vector in zip(rows.tolist(), vectors, strict=True)
         )
 
@@ -215,20 +144,38 @@ def open_index(folder: Path, model: Model) -> tuple[AnnIndex | None, Notice | No
         user, or None where there never was one.
     """
     for attempt in (1, 2):
-        text = _read_text(folder, model)
+        text = ann_file.read_text(folder, model)
         if text is None:
             return None, None
         try:
-            facts = _facts(json.loads(text))
+            facts = ann_file.parse(text)
         except (ValueError, TypeError, KeyError):
-            return None, _damaged("index.json cannot be read")
+            return None, ann_file.damaged("index.json cannot be read")
         index, problem = _map(folder, model, facts)
         if index is not None:
             return index, None
         # A writer may have replaced both files between our two looks.
-        if attempt == 2 or _read_text(folder, model) == text:
+        if attempt == 2 or ann_file.read_text(folder, model) == text:
             break
-    return None, _damaged(problem)
+    return None, ann_file.damaged(problem)
+
+
+def _map(folder: Path, model: Model, facts: IndexFacts) -> tuple[AnnIndex | None, str]:
+    """The mapped file, or why it cannot be trusted.
+
+    Its head, with the centroids and the sizes of the lists, is compared with its digest at every
+    opening: what FAISS computes addresses from is sound. Damage in the lists themselves shows in
+    the scores (`nearest`), and `check` reads every byte.
+    """
+    if problem := ann_file.problem(folder, model, facts):
+        return None, problem
+    try:
+        lists = Lists.read(ann_file.place(folder, model) / "index.faiss", mapped=True)
+    except RuntimeError as error:
+        return None, str(error).splitlines()[-1]
+    if (lists.total, lists.dim, lists.nlist) != (facts.vectors, facts.dim, facts.nlist):
+        return None, "it is another file than index.json says"
+    return AnnIndex(facts, lists), ""
 
 
 def nearest(
@@ -266,7 +213,7 @@ def nearest(
         return _scan(reader, model, queries, k, allowed, dead)
     if not index.belongs_to(reader, model, dead):
         found = _scan(reader, model, queries, k, allowed, dead)
-        return found._replace(notice=_damaged("it was made from another catalogue"))
+        return found._replace(notice=ann_file.damaged("it was made from another catalogue"))
     best = _Best(len(queries), k)
     claimed = _search_index(index, queries, k, allowed, dead, best)
     _scan_rows(reader, model, queries, allowed, dead, best, first_row=index.facts.rows)
@@ -274,7 +221,7 @@ def nearest(
         found = best.ranked(queries, lambda rows: reader.vectors(model.id, rows), claimed)
     except (KeyError, _WrongScoreError):
         found = _scan(reader, model, queries, k, allowed, dead)
-        return found._replace(notice=_damaged("it holds other numbers than the catalogue"))
+        return found._replace(notice=ann_file.damaged("it holds other numbers than the catalogue"))
     return found
 
 
@@ -287,15 +234,13 @@ def _search_index(
     best: _Best,
 ) -> int:
     """Put the best rows of the file into `best`; up to which row they are."""
-    faiss = _faiss()
-
     covered = index.facts.rows
     k = min(k, max(1, index.facts.vectors))
     dead = dead[dead < covered]
     if allowed is None:
         # A few more than asked for, in case some are deleted; mostly none is.
         depth = min(k + 8 if len(dead) else k, index.facts.vectors)
-        scores, rows = index.search(queries, depth, nprobe=index.nprobe(depth))
+        scores, rows = index.lists.search(queries, depth, nprobe=index.nprobe(depth))
         alive = (rows >= 0) & ~_isin(rows, dead)
         if not len(dead) or (alive.sum(axis=1) >= k).all() or index.facts.vectors <= len(dead):
             best.add_found(np.where(alive, rows, -1), scores)
@@ -310,16 +255,18 @@ def _search_index(
         count = len(inside)
     if not count:
         return covered
+    faiss = load_faiss()
+
     bits = np.packbits(mask, bitorder="little")
     selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
     share = count / max(1, index.facts.vectors)
     lists = index.facts.nlist
     nprobe = lists if count <= _EVERY_LIST_ROWS and allowed is not None else index.nprobe(k / share)
-    scores, rows = index.search(queries, k, nprobe=nprobe, selector=selector)
+    scores, rows = index.lists.search(queries, k, nprobe=nprobe, selector=selector)
     while nprobe < lists:
         nprobe = min(2 * nprobe, lists)
         before = rows
-        scores, rows = index.search(queries, k, nprobe=nprobe, selector=selector)
+        scores, rows = index.lists.search(queries, k, nprobe=nprobe, selector=selector)
         if (rows >= 0).all() and np.array_equal(np.sort(rows), np.sort(before)):
             break
     best.add_found(rows, scores)
@@ -488,11 +435,9 @@ def build(folder: Path, reader: Reader, model: Model, *, seed: int = 0) -> Build
     started = time.perf_counter()
     live = reader.count_rows(model.id)
     if live < MIN_VECTORS:
-        _remove(folder, model)
+        ann_file.remove(folder, model)
         why = f"exact: {live:,} vectors are searched as quickly without an index"
         return BuildReport(time.perf_counter() - started, None, why)
-    faiss = _faiss()
-
     generator = np.random.default_rng(seed)
     # 2 sqrt(N): at a million the quickest at recall 0.99 of 1024, 2048 and 4096 lists.
     nlist = round(2 * math.sqrt(live))
@@ -508,20 +453,9 @@ def build(folder: Path, reader: Reader, model: Model, *, seed: int = 0) -> Build
     )
     centroids = spherical_kmeans(points, nlist, generator)
     del points
-    quantizer = faiss.IndexFlatIP(model.dim)
-    quantizer.add(centroids)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer,
-        model.dim,
-        nlist,
-        faiss.ScalarQuantizer.QT_fp16,
-        faiss.METRIC_INNER_PRODUCT,
-        False,  # the vectors themselves, not what is left after the centroid: scores stay exact
-    )
-    index.is_trained = True
-    lists = np.full(model.rows, -1, dtype=np.int32)
+    numbers = np.full(model.rows, -1, dtype=np.int32)
     facts = _fill_and_measure(
-        folder, reader, model, index, centroids, lists, 0, generator, trained=None
+        folder, reader, model, Lists.make(centroids), numbers, 0, generator, trained=None
     )
     return BuildReport(time.perf_counter() - started, facts, facts.why)
 
@@ -556,24 +490,14 @@ def refresh(folder: Path, reader: Reader, model: Model) -> BuildReport | None:
         return None
     if live > 2 * old.trained_vectors:
         return build(folder, reader, model)
-    faiss = _faiss()
-
-    lists = np.full(model.rows, -1, dtype=np.int32)
-    for number, rows, _ in index.stored():
-        lists[rows] = number
+    numbers = np.full(model.rows, -1, dtype=np.int32)
+    for number, rows, _ in index.lists.stored():
+        numbers[rows] = number
     del index
-    whole = faiss.read_index(str(_folder(folder, model) / "index.faiss"))
-    centroids = faiss.downcast_index(whole.quantizer).reconstruct_n(0, old.nlist)
+    lists = Lists.read(ann_file.place(folder, model) / "index.faiss", mapped=False)
+    generator = np.random.default_rng(0)
     facts = _fill_and_measure(
-        folder,
-        reader,
-        model,
-        whole,
-        centroids,
-        lists,
-        old.rows,
-        np.random.default_rng(0),
-        trained=old,
+        folder, reader, model, lists, numbers, old.rows, generator, trained=old
     )
     if facts.nprobe["10"] > 1.5 * old.trained_nprobe:
         return build(folder, reader, model)
@@ -582,12 +506,12 @@ def refresh(folder: Path, reader: Reader, model: Model) -> BuildReport | None:
 
 def _is_current(folder: Path, reader: Reader, model: Model) -> bool:
     """Whether `refresh` would find nothing to do, told without the 0.1 s that FAISS takes."""
-    text = _read_text(folder, model)
+    text = ann_file.read_text(folder, model)
     live = reader.count_rows(model.id)
     if text is None:
         return live < MIN_VECTORS
     try:
-        facts = _facts(json.loads(text))
+        facts = ann_file.parse(text)
     except (ValueError, TypeError, KeyError):
         return False
     if live < MIN_VECTORS or model.rows - facts.rows > TAIL_ROWS:
@@ -596,74 +520,28 @@ def _is_current(folder: Path, reader: Reader, model: Model) -> bool:
     dead_inside = int(np.searchsorted(dead, facts.rows)) - (facts.rows - facts.vectors)
     return (
         dead_inside * 5 <= facts.vectors
-        and not _problem(folder, model, facts)
+        and not ann_file.problem(folder, model, facts)
         and AnnIndex(facts, None).belongs_to(reader, model, dead)
     )
-
-
-def spherical_kmeans(
-    points: Float32Array, count: int, generator: np.random.Generator
-) -> Float32Array:
-    """(count, D) unit centroids of the unit rows `points`, by dot product.
-
-    Eight rounds: more gain nothing in recall here. A centroid that nothing is nearest to starts
-    again from a random point. Source: Dhillon and Modha 2001, 'Concept decompositions'.
-    """
-    centroids = points[generator.choice(len(points), count, replace=False)].copy()
-    for _ in range(_KMEANS_ROUNDS):
-        nearest_list = assign(points, centroids)
-        order = np.argsort(nearest_list, kind="stable")
-        used, starts = np.unique(nearest_list[order], return_index=True)
-        centroids[:] = points[generator.integers(0, len(points), count)]
-        bounds = [*starts.tolist(), len(points)]
-        for place, number in enumerate(used.tolist()):
-            members = order[bounds[place] : bounds[place + 1]]
-            centroids[number] = points[members].sum(axis=0)
-        centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
-    return centroids
-
-
-def assign(vectors: Float32Array, centroids: Float32Array) -> _Int32Array:
-    """(n,) the number of the centroid with the largest dot product, of each row."""
-    numbers = np.empty(len(vectors), dtype=np.int32)
-    # 2,048 rows by 2,048 lists are 16 MB of scores.
-    for start in range(0, len(vectors), 2048):
-        part = slice(start, start + 2048)
-        scores: Float32Array = vectors[part] @ centroids.T
-        numbers[part] = scores.argmax(axis=1)
-    return numbers
-
-
-def text_like(photos: Float32Array, generator: np.random.Generator) -> Float32Array:
-    """Queries as words give them, (n, D) unit: near a photo each, but all shifted off the cone.
-
-    The gap has the length that CLIP models show (Liang et al. 2022, fig. 1: about 0.8); the rest
-    is what a caption does not say.
-    """
-    count, dim = photos.shape
-    gap = generator.standard_normal((dim,), dtype=np.float32)
-    gap *= np.float32(0.8) / np.linalg.norm(gap)
-    noise = generator.standard_normal((count, dim), dtype=np.float32)
-    queries: Float32Array = 0.6 * photos + gap + noise * np.float32(0.45 / math.sqrt(dim))
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    return queries
 
 
 def _fill_and_measure(
     folder: Path,
     reader: Reader,
     model: Model,
-    index: Any,
-    centroids: Float32Array,
-    lists: _Int32Array,
+    lists: Lists,
+    numbers: Int32Array,
     first_row: int,
     generator: np.random.Generator,
     *,
     trained: IndexFacts | None,
 ) -> IndexFacts:
-    """Add the rows from `first_row` on, choose nprobe, publish. One pass over the catalogue."""
-    faiss = _faiss()
+    """Add the rows from `first_row` on, choose nprobe, publish. One pass over the catalogue.
 
+    Args:
+        numbers: (rows,) the list of each row, -1 for none; completed here.
+    """
+    centroids = lists.centroids()
     live = reader.stored_rows(model.id)
     picked = np.sort(generator.choice(live, min(len(live), _QUERIES_OF_A_KIND), replace=False))
     photos = reader.vectors(model.id, picked)
@@ -678,13 +556,8 @@ def _fill_and_measure(
         truth.add(rows, queries @ vectors.T)
         fresh = rows >= first_row
         if fresh.any():
-            new_rows, new = rows[fresh], np.ascontiguousarray(vectors[fresh])
-            lists[new_rows] = assign(new, centroids)
-            numbers = lists[new_rows].astype(np.int64)
-            index.add_core(
-                len(new), faiss.swig_ptr(new), faiss.swig_ptr(new_rows), faiss.swig_ptr(numbers)
-            )
-    index.ntotal = int((lists >= 0).sum())
+            numbers[rows[fresh]] = assign(vectors[fresh], centroids)
+            lists.add(rows[fresh], vectors[fresh], numbers[rows[fresh]])
     ranks: dict[str, npt.NDArray[np.int64]] = {}
     start = 0
     for kind, of_kind in kinds.items():
@@ -693,7 +566,7 @@ def _fill_and_measure(
                 _list_ranks(
                     *truth.candidates(start + number),
                     leave_out=int(picked[number]) if kind == "photo" else -1,
-                    lists=lists,
+                    numbers=numbers,
                     list_scores=centroids @ query,
                     depth=depth,
                 )
@@ -701,7 +574,7 @@ def _fill_and_measure(
             ]
         )
         start += len(of_kind)
-    nlist = len(centroids)
+    nlist = lists.nlist
     nprobe = {
         str(some): max(_needed(of_kind[:, :some], nlist) for of_kind in ranks.values())
         for some in _DEPTHS
@@ -726,12 +599,12 @@ def _fill_and_measure(
         np.concatenate([live[-8:], generator.choice(live, min(len(live), _WITNESSES - 8))])
     )
     facts = IndexFacts(
-        format=_FORMAT,
+        format=ann_file.FORMAT,
         model_id=model.id,
         image_fingerprint=model.image_fingerprint,
         dim=model.dim,
         rows=model.rows,
-        vectors=int(index.ntotal),
+        vectors=lists.total,
         nlist=nlist,
         nprobe=nprobe,
         exact=chosen >= nlist,
@@ -744,11 +617,11 @@ def _fill_and_measure(
         head_bytes=0,
         head_digest="",
         witnesses=[
-            (int(row), _vector_digest(vector))
+            (int(row), ann_file.vector_digest(vector))
             for row, vector in zip(witnesses, reader.vectors(model.id, witnesses), strict=True)
         ],
     )
-    return _publish(folder, model, index, facts)
+    return ann_file.publish(folder, model, lists.write, lists.total * lists.record_bytes, facts)
 
 
 def _list_ranks(
@@ -756,7 +629,7 @@ def _list_ranks(
     scores: Float32Array,
     *,
     leave_out: int,
-    lists: _Int32Array,
+    numbers: Int32Array,
     list_scores: Float32Array,
     depth: int,
 ) -> npt.NDArray[np.int64]:
@@ -766,7 +639,7 @@ def _list_ranks(
     best = rows[np.lexsort((rows, -scores))[:depth]]
     rank = np.empty(len(list_scores), dtype=np.int64)
     rank[np.argsort(-list_scores, kind="stable")] = np.arange(len(list_scores))
-    return rank[lists[best]]
+    return rank[numbers[best]]
 
 
 def _needed(ranks: npt.NDArray[np.int64], nlist: int) -> int:
@@ -784,154 +657,7 @@ def _needed(ranks: npt.NDArray[np.int64], nlist: int) -> int:
     return nlist
 
 
-# ------------------------------------------------------------------------------------- on the disk
-
-
-def _folder(folder: Path, model: Model) -> Path:
-    return folder / "ann" / model.image_fingerprint
-
-
-def _remove(folder: Path, model: Model) -> None:
-    shutil.rmtree(_folder(folder, model), ignore_errors=True)
-
-
-def _damaged(what: str) -> Notice:
-    return (
-        f"the FAISS file is damaged ({what}): searching exactly, which is slower",
-        "`clipsearch check --repair` rebuilds it from the catalogue; no photo is read again",
-    )
-
-
-def _read_text(folder: Path, model: Model) -> bytes | None:
-    """`index.json`, or None where there is none."""
-    try:
-        return (_folder(folder, model) / "index.json").read_bytes()
-    except OSError:
-        return None
-
-
-def _facts(values: dict[str, Any]) -> IndexFacts:
-    facts = IndexFacts(**values)
-    if facts.format != _FORMAT or not facts.nprobe:
-        raise ValueError(facts.format)
-    return facts
-
-
-def _problem(folder: Path, model: Model, facts: IndexFacts) -> str:
-    """What keeps the file from being mapped; '' for nothing. FAISS is not needed to tell."""
-    path = _folder(folder, model) / "index.faiss"
-    if facts.model_id != model.id or facts.image_fingerprint != model.image_fingerprint:
-        return "it is of another model"
-    if facts.dim != model.dim:
-        return "it is of another dimension"
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != facts.file_bytes:
-                return f"{size:,} of {facts.file_bytes:,} bytes"
-            head = file.read(facts.head_bytes)
-    except FileNotFoundError:
-        return "it is missing"
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    if blake2b(head, digest_size=16).hexdigest() != facts.head_digest:
-        return "checksum"
-    return ""
-
-
-def _map(folder: Path, model: Model, facts: IndexFacts) -> tuple[AnnIndex | None, str]:
-    """The mapped file, or why it cannot be trusted.
-
-    Its head, with the centroids and the sizes of the lists, is compared with its digest at every
-    opening: what FAISS computes addresses from is sound. Damage in the lists themselves shows in
-    the scores (`nearest`), and `check` reads every byte.
-    """
-    if problem := _problem(folder, model, facts):
-        return None, problem
-    path = _folder(folder, model) / "index.faiss"
-    faiss = _faiss()
-
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    except RuntimeError as error:
-        return None, str(error).splitlines()[-1]
-    if index.ntotal != facts.vectors or index.d != facts.dim or index.nlist != facts.nlist:
-        return None, "it is another file than index.json says"
-    # Threads that read lists ahead cost 5 to 30 ms a query here; the page cache reads ahead itself.
-    faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
-    return AnnIndex(facts, index), ""
-
-
-def _publish(folder: Path, model: Model, index: Any, facts: IndexFacts) -> IndexFacts:
-    """Put both files in their place: whole, on the disk, and only then under their names."""
-    faiss = _faiss()
-
-    target = _folder(folder, model)
-    draft = target / "index.faiss.draft"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            try:
-                faiss.write_index(index, str(draft))
-            except RuntimeError as error:  # FAISS's word for a full disk
-                raise OSError(_errno_of(error), str(error).splitlines()[-1]) from error
-            size = draft.stat().st_size
-            head_bytes = size - facts.vectors * (2 * facts.dim + 8)
-            digest, head_digest = _file_digests(draft, head_bytes)
-            facts = replace(
-                facts,
-                file_bytes=size,
-                digest=digest,
-                head_bytes=head_bytes,
-                head_digest=head_digest,
-            )
-            _sync(draft)
-            # A reader between the two renames finds no index.json, and searches exactly.
-            (target / "index.json").unlink(missing_ok=True)
-            os.replace(draft, target / "index.faiss")
-            words = target / "index.json.draft"
-            words.write_text(json.dumps(asdict(facts), indent=1), encoding="utf-8")
-            _sync(words)
-            os.replace(words, target / "index.json")
-            _sync(target)
-        finally:
-            draft.unlink(missing_ok=True)
-            (target / "index.json.draft").unlink(missing_ok=True)
-    except OSError as error:
-        raise from_system(error, folder) from error
-    return facts
-
-
-def _errno_of(error: RuntimeError) -> int:
-    import errno
-
-    return errno.ENOSPC if "No space left" in str(error) else errno.EIO
-
-
-def _sync(path: Path) -> None:
-    """Bytes must be down before a name points at them, and names before anybody relies on them."""
-    if path.is_dir() and os.name == "nt":
-        return  # folders cannot be opened there; NTFS logs renames
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _file_digests(path: Path, head_bytes: int) -> tuple[str, str]:
-    """blake2b of the whole file and of its first bytes, 32 hexadecimal digits each."""
-    whole = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        head = file.read(head_bytes)
-        whole.update(head)
-        while part := file.read(1 << 20):
-            whole.update(part)
-    return whole.hexdigest(), blake2b(head, digest_size=16).hexdigest()
-
-
-def _vector_digest(vector: Float32Array) -> str:
-    return blake2b(vector.astype("<f2").tobytes(), digest_size=8).hexdigest()
+# --------------------------------------------------------------------------------------- checking
 
 
 def verify(folder: Path, reader: Reader, model: Model, *, sample: int = 2000) -> str | None:
@@ -939,15 +665,15 @@ def verify(folder: Path, reader: Reader, model: Model, *, sample: int = 2000) ->
     index, notice = open_index(folder, model)
     if index is None:
         return None if notice is None else notice[0]
-    path = _folder(folder, model) / "index.faiss"
-    if _file_digests(path, index.facts.head_bytes)[0] != index.facts.digest:
-        return _damaged("checksum")[0]
+    path = ann_file.place(folder, model) / "index.faiss"
+    if ann_file.file_digests(path, index.facts.head_bytes)[0] != index.facts.digest:
+        return ann_file.damaged("checksum")[0]
     dead = reader.tombstones(model.id)
     if not index.belongs_to(reader, model, dead):
-        return _damaged("it was made from another catalogue")[0]
+        return ann_file.damaged("it was made from another catalogue")[0]
     wanted = max(1, index.facts.vectors // sample)
     seen = 0
-    for _, rows, vectors in index.stored():
+    for _, rows, vectors in index.lists.stored():
         seen += len(rows)
         some = np.arange(seen % wanted, len(rows), wanted)
         some = some[~_isin(rows[some], dead)]
@@ -955,9 +681,9 @@ def verify(folder: Path, reader: Reader, model: Model, *, sample: int = 2000) ->
             try:
                 same = reader.vectors(model.id, rows[some]) == vectors[some]
             except KeyError:
-                return _damaged("it holds rows that the catalogue does not know")[0]
+                return ann_file.damaged("it holds rows that the catalogue does not know")[0]
             if not same.all():
-                return _damaged("it holds other numbers than the catalogue")[0]
+                return ann_file.damaged("it holds other numbers than the catalogue")[0]
     return None
 
 
