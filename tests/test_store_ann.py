@@ -194,7 +194,7 @@ def test_a_spoilt_index_is_noticed_and_the_search_goes_on_exactly(
     elif damage == "lists":
         file.write_bytes(bytes(whole[:head]) + bytes(byte ^ 0x3C for byte in whole[head:]))
     else:  # every stored row number and vector shifted by one record
-        file.write_bytes(whole[:head] + whole[head + 72 :] + whole[head : head + 72])
+        file.write_bytes(whole[:head] + whole[head + 40 :] + whole[head : head + 40])
     with Reader.open(folder) as reader:
         index, notice = ann.open_index(folder, model)
         found = ann.nearest(reader, index, model, queries, 10)
@@ -376,6 +376,85 @@ def test_nearest_at_every_list_equals_brute_force_whatever_the_photos_and_the_fi
             np.testing.assert_array_equal(found.scores, expected[0])
             if one is None or exact:
                 np.testing.assert_array_equal(found.rows, expected[1])
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_at_every_list_codes_lose_nothing(
+    small: tuple[Path, Model, Float32Array, Float32Array], k: int
+) -> None:
+    folder, _, vectors, queries = small
+    delete_rows(folder, (vectors @ queries[0]).argsort()[-5:].tolist())
+    with Reader.open(folder) as reader:
+        model = reader.models()[0]
+        index, _ = ann.open_index(folder, model)
+        assert index is not None
+        index.facts = replace(index.facts, nprobe={"1000": index.facts.nlist})
+        most = np.flatnonzero(np.arange(len(vectors)) % 5)
+        for allowed in (None, most):
+            # Not of unit length: what a code is off by grows with the query.
+            for scale in (np.float32(1), np.float32(40)):
+                asked = queries * scale
+                found = ann.nearest(reader, index, model, asked, k, allowed=allowed)
+                exact = ann.nearest(reader, None, model, asked, k, allowed=allowed)
+                assert found.notice is None
+                np.testing.assert_array_equal(found.rows, exact.rows)
+                np.testing.assert_array_equal(found.scores, exact.scores)
+
+
+def test_a_crowd_that_codes_cannot_tell_apart_is_compared_by_vector(tmp_path: Path) -> None:
+    vectors, _ = clustered(12_000, 1, 32)
+    generator = np.random.default_rng(0)
+    step = generator.standard_normal((3_000, 32), dtype=np.float32) * np.float32(1e-3)
+    vectors[::4] = unit(vectors[0] + step)
+    model = fill(tmp_path, vectors)
+    with Reader.open(tmp_path) as reader:
+        ann.build(tmp_path, reader, model)
+        index, _ = ann.open_index(tmp_path, model)
+        found = ann.nearest(reader, index, model, vectors[:3], 10)
+        exact = ann.nearest(reader, None, model, vectors[:3], 10)
+        np.testing.assert_array_equal(found.scores[0], exact.scores[0])
+        np.testing.assert_array_equal(found.rows[0], exact.rows[0])
+
+
+def test_new_rows_beyond_the_range_of_the_codes_are_found(tmp_path: Path) -> None:
+    vectors, queries = clustered(10_500, 5, 64)
+    fill(tmp_path, vectors)
+    with Reader.open(tmp_path) as reader:
+        before = ann.build(tmp_path, reader, reader.models()[0]).facts
+    spikes = unit(clustered(10_001, 1, 64, seed=1)[0] * np.float32(0.1) + np.eye(64, dtype="f4")[0])
+    fill(tmp_path, spikes, first=len(vectors))
+    with Reader.open(tmp_path) as reader:
+        model = reader.models()[0]
+        report = ann.refresh(tmp_path, reader, model)
+        assert before is not None
+        assert report is not None
+        assert report.facts is not None
+        assert report.facts.rows == len(vectors) + len(spikes)
+        assert ann.verify(tmp_path, reader, model) is None
+        index, _ = ann.open_index(tmp_path, model)
+        asked = np.concatenate([queries, spikes[:5]])
+        found = ann.nearest(reader, index, model, asked, 10)
+        assert found.notice is None
+        assert ann.recall_at_k(found.rows, ann.nearest(reader, None, model, asked, 10).rows) >= 0.99
+
+
+def test_the_file_of_another_version_is_said_to_be_one_and_rebuilt(
+    small: tuple[Path, Model, Float32Array, Float32Array],
+) -> None:
+    folder, model, _, queries = small
+    facts = json.loads((folder / FACTS_FILE).read_bytes())
+    del facts["code_error"]
+    (folder / FACTS_FILE).write_text(json.dumps(facts | {"format": 1}))
+    with Reader.open(folder) as reader:
+        index, notice = ann.open_index(folder, model)
+        assert index is None
+        assert notice is not None
+        assert "another version" in notice[0]
+        assert ann.verify(folder, reader, model) == notice[0]
+        assert ann.nearest(reader, index, model, queries, 10).notice is None
+        assert ann.refresh(folder, reader, model) is not None
+        assert ann.open_index(folder, model)[1] is None
+        assert ann.refresh(folder, reader, model) is None
 
 
 def test_dropping_a_model_drops_its_index(

@@ -1,8 +1,9 @@
 """Finds the nearest vectors: exactly, or with a FAISS file that was derived from the catalogue.
 
-The file is an inverted file (IVF) of the catalogue's own float16 numbers, so an index changes which
-vectors are looked at, never what they score. Below `MIN_VECTORS` there is none: reading the
-catalogue is as quick as importing FAISS.
+The file is an inverted file (IVF) of 8-bit codes of the catalogue's vectors (`ann_lists`). How far
+a code may be from its vector is known, and every row that may be among the best for all its code
+says is scored from the catalogue: an index changes which vectors are looked at, never what they
+score. Below `MIN_VECTORS` there is none: reading the catalogue is as quick as importing FAISS.
 
 `nprobe`, the number of lists that are looked at, is chosen when the file is built, on queries the
 clustering has not seen, so that recall@10 against an exact search is at least `TARGET_RECALL` with
@@ -54,8 +55,10 @@ _WITNESSES = 64
 
 # Two float32 sums of the same products, in another order, differ by less (D <= 4096).
 _ROUNDING = 4e-6
-# FAISS scores the catalogue's own float16 numbers: more than this is not rounding.
-_DAMAGE = 1e-3
+# Codes to look at for k hits before it is known which may be among them: at a million vectors of
+# 512 dimensions up to 66 may for 10, and up to 260 for 100. Where more may, the lists are looked
+# through again.
+_SHORTLIST, _SHORTLIST_OF_EACH = 64, 4
 
 
 class Neighbours(NamedTuple):
@@ -151,6 +154,8 @@ def open_index(folder: Path, model: Model) -> tuple[AnnIndex | None, Notice | No
             facts = ann_file.parse(text)
         except (ValueError, TypeError, KeyError):
             return None, ann_file.damaged("index.json cannot be read")
+        if facts is None:
+            return None, ann_file.OUTDATED
         index, problem = _map(folder, model, facts)
         if index is not None:
             return index, None
@@ -164,8 +169,8 @@ def _map(folder: Path, model: Model, facts: IndexFacts) -> tuple[AnnIndex | None
     """The mapped file, or why it cannot be trusted.
 
     Its head, with the centroids and the sizes of the lists, is compared with its digest at every
-    opening: what FAISS computes addresses from is sound. Damage in the lists themselves shows in
-    the scores (`nearest`), and `check` reads every byte.
+    opening: what FAISS computes addresses from is sound. Damage in the lists themselves shows where
+    a code is farther off than any was (`nearest`), and `check` reads every byte.
     """
     if problem := ann_file.problem(folder, model, facts):
         return None, problem
@@ -215,36 +220,45 @@ def nearest(
         found = _scan(reader, model, queries, k, allowed, dead)
         return found._replace(notice=ann_file.damaged("it was made from another catalogue"))
     best = _Best(len(queries), k)
-    claimed = _search_index(index, queries, k, allowed, dead, best)
-    _scan_rows(reader, model, queries, allowed, dead, best, first_row=index.facts.rows)
     try:
-        found = best.ranked(queries, lambda rows: reader.vectors(model.id, rows), claimed)
-    except (KeyError, _WrongScoreError):
+        _search_index(reader, model, index, queries, k, allowed, dead, best)
+        _scan_rows(reader, model, queries, allowed, dead, best, first_row=index.facts.rows)
+        return best.ranked(queries, lambda rows: reader.vectors(model.id, rows))
+    except (KeyError, _WrongCodeError):
         found = _scan(reader, model, queries, k, allowed, dead)
         return found._replace(notice=ann_file.damaged("it holds other numbers than the catalogue"))
-    return found
 
 
 def _search_index(
+    reader: Reader,
+    model: Model,
     index: AnnIndex,
     queries: Float32Array,
     k: int,
     allowed: RowArray | None,
     dead: RowArray,
     best: _Best,
-) -> int:
-    """Put the best rows of the file into `best`; up to which row they are."""
+) -> None:
+    """Put the best rows of the file into `best`.
+
+    Raises:
+        KeyError, _WrongCodeError: the file does not hold what the catalogue holds.
+    """
     covered = index.facts.rows
     k = min(k, max(1, index.facts.vectors))
     dead = dead[dead < covered]
+
+    def search(depth: int, nprobe: int, selector: object = None) -> tuple[Float32Array, RowArray]:
+        return _search_lists(reader, model, index, queries, depth, nprobe, selector, dead)
+
     if allowed is None:
-        # A few more than asked for, in case some are deleted; mostly none is.
-        depth = min(k + 8 if len(dead) else k, index.facts.vectors)
-        scores, rows = index.lists.search(queries, depth, nprobe=index.nprobe(depth))
-        alive = (rows >= 0) & ~_isin(rows, dead)
-        if not len(dead) or (alive.sum(axis=1) >= k).all() or index.facts.vectors <= len(dead):
-            best.add_found(np.where(alive, rows, -1), scores)
-            return covered
+        for spare in (0, 8):  # mostly none of the best is deleted, else mostly a few
+            depth = min(k + spare, index.facts.vectors)
+            scores, rows = search(depth, index.nprobe(depth))
+            alive = (rows >= 0) & ~_isin(rows, dead)
+            if not len(dead) or (alive.sum(axis=1) >= k).all() or index.facts.vectors <= len(dead):
+                best.add_found(np.where(alive, rows, -1), scores)
+                return
         mask = np.ones(covered, dtype=bool)
         mask[dead] = False
         count = covered - len(dead)
@@ -254,23 +268,101 @@ def _search_index(
         mask[inside] = True
         count = len(inside)
     if not count:
-        return covered
+        return
     faiss = load_faiss()
 
     bits = np.packbits(mask, bitorder="little")
     selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-    share = count / max(1, index.facts.vectors)
     lists = index.facts.nlist
-    nprobe = lists if count <= _EVERY_LIST_ROWS and allowed is not None else index.nprobe(k / share)
-    scores, rows = index.lists.search(queries, k, nprobe=nprobe, selector=selector)
+    if allowed is None:  # all that are deleted may lie nearer than the best
+        nprobe = index.nprobe(k + len(dead))
+    elif count <= _EVERY_LIST_ROWS:
+        nprobe = lists
+    else:
+        nprobe = index.nprobe(k * index.facts.vectors / count)
+    scores, rows = search(k, nprobe, selector)
     while nprobe < lists:
         nprobe = min(2 * nprobe, lists)
         before = rows
-        scores, rows = index.lists.search(queries, k, nprobe=nprobe, selector=selector)
+        scores, rows = search(k, nprobe, selector)
         if (rows >= 0).all() and np.array_equal(np.sort(rows), np.sort(before)):
             break
     best.add_found(rows, scores)
-    return covered
+
+
+def _search_lists(
+    reader: Reader,
+    model: Model,
+    index: AnnIndex,
+    queries: Float32Array,
+    k: int,
+    nprobe: int,
+    selector: object,
+    dead: RowArray,
+) -> tuple[Float32Array, RowArray]:
+    """The k best rows of the lists that are looked at: by their codes, then by their vectors.
+
+    A code scores at most `code_error` times the query's length more or less than its vector
+    (Cauchy-Schwarz). The k best codes are compared by vector; the worst of them sets a floor, and
+    whatever may lie above it is compared by vector too. Deleted rows keep the score of their code.
+
+    Returns:
+        (Q, k) scores and rows, best first; -1 where there are fewer.
+    Raises:
+        KeyError, _WrongCodeError: the codes are not those of the catalogue's vectors.
+    """
+    scores_out = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows_out = np.full((len(queries), k), -1, dtype=np.int64)
+    slacks = (index.facts.code_error + _ROUNDING) * np.linalg.norm(queries, axis=1)
+    length = _SHORTLIST + _SHORTLIST_OF_EACH * k
+    waiting = list(range(len(queries)))
+    while waiting:
+        length = min(length, index.facts.vectors)
+        of_codes, found = index.lists.search(
+            queries[waiting], length, nprobe=nprobe, selector=selector
+        )
+        too_short = []
+        for place, query in enumerate(waiting):
+            rows, scores = found[place], of_codes[place]
+            count = int(np.count_nonzero(rows >= 0))
+            near = min(k, count)
+            _compare(reader, model, queries[query], rows[:near], scores[:near], slacks[query], dead)
+            floor = scores[:near].min() - slacks[query] if near == k else -math.inf
+            more = near + int(np.count_nonzero(scores[near:count] >= floor))
+            part = slice(near, more)
+            _compare(reader, model, queries[query], rows[part], scores[part], slacks[query], dead)
+            if more == length < index.facts.vectors:  # what comes after it may lie above it, too
+                too_short.append(query)
+                continue
+            order = np.lexsort((rows[:more], -scores[:more]))[:k]
+            scores_out[query, : len(order)] = scores[order]
+            rows_out[query, : len(order)] = rows[order]
+        waiting = too_short
+        length *= 4
+    return scores_out, rows_out
+
+
+def _compare(
+    reader: Reader,
+    model: Model,
+    query: Float32Array,
+    rows: RowArray,
+    scores: Float32Array,
+    slack: float,
+    dead: RowArray,
+) -> None:
+    """Put the scores of vectors in the place of those of their codes; rows and scores are (n,).
+
+    Raises:
+        KeyError, _WrongCodeError: as `_search_lists` does.
+    """
+    alive = np.flatnonzero(~_isin(rows, dead))
+    for start in range(0, len(alive), 4096):
+        part = alive[start : start + 4096]
+        exact = reader.vectors(model.id, rows[part]) @ query
+        if (np.abs(exact - scores[part]) > slack).any():
+            raise _WrongCodeError
+        scores[part] = exact
 
 
 def _scan(
@@ -284,7 +376,7 @@ def _scan(
     """Every allowed row, from the catalogue."""
     best = _Best(len(queries), k)
     _scan_rows(reader, model, queries, allowed, dead, best, first_row=0)
-    return best.ranked(queries, lambda rows: reader.vectors(model.id, rows), 0)
+    return best.ranked(queries, lambda rows: reader.vectors(model.id, rows))
 
 
 def _scan_rows(
@@ -319,8 +411,8 @@ def _scan_rows(
             best.add(rows[keep], scores[:, keep])
 
 
-class _WrongScoreError(Exception):
-    """FAISS gave a row a score that its vector in the catalogue does not have."""
+class _WrongCodeError(Exception):
+    """A row's code is farther from its vector in the catalogue than any was."""
 
 
 class _Best:
@@ -378,32 +470,23 @@ class _Best:
         self,
         queries: Float32Array,
         vectors_of: Callable[[RowArray], Float32Array],
-        claimed: int,
     ) -> Neighbours:
         """The k best of each query, scored once more in one way for all.
 
         A matrix product sums in an order that depends on a row's place in its block, so equal
         vectors may differ in the last bit. In float64 they do not, once rounded to float32.
-
-        Args:
-            claimed: scores of rows below it are FAISS's and are compared with the catalogue's.
-        Raises:
-            _WrongScoreError: they differ by more than rounding.
         """
         count, k = len(queries), self._k
         scores_out = np.full((count, k), -np.inf, dtype=np.float32)
         rows_out = np.full((count, k), -1, dtype=np.int64)
         for query in range(count):
             self._shrink(query)
-            rows, scores = self.candidates(query)
+            rows, _ = self.candidates(query)
             wide = queries[query].astype(np.float64)
             exact = np.empty(len(rows), dtype=np.float32)
             for start in range(0, len(rows), 4096):
                 part = slice(start, start + 4096)
                 exact[part] = vectors_of(rows[part]).astype(np.float64) @ wide
-            wrong = np.abs(exact - scores) > _DAMAGE * max(1.0, float(np.linalg.norm(wide)))
-            if claimed and wrong[rows < claimed].any():
-                raise _WrongScoreError
             order = np.lexsort((rows, -exact))[:k]
             scores_out[query, : len(order)] = exact[order]
             rows_out[query, : len(order)] = rows[order]
@@ -453,9 +536,14 @@ def build(folder: Path, reader: Reader, model: Model, *, seed: int = 0) -> Build
     )
     centroids = spherical_kmeans(points, nlist, generator)
     del points
+    # One number beyond the range of the codes would make all of them doubtful.
+    largest = max(
+        float(max(vectors.max(), -vectors.min()))
+        for _, vectors in reader.vector_blocks(model.id, 0, block=_BUILD_BLOCK)
+    )
     numbers = np.full(model.rows, -1, dtype=np.int32)
     facts = _fill_and_measure(
-        folder, reader, model, Lists.make(centroids), numbers, 0, generator, trained=None
+        folder, reader, model, Lists.make(centroids, largest), numbers, 0, generator, trained=None
     )
     return BuildReport(time.perf_counter() - started, facts, facts.why)
 
@@ -465,7 +553,8 @@ def refresh(folder: Path, reader: Reader, model: Model) -> BuildReport | None:
 
     It is due when there is none that can be trusted, or when more than `TAIL_ROWS` rows lie behind
     it. The new rows are put into the lists there are; these are made anew when the library has
-    doubled since, a fifth of the file is dead, or nprobe has to be half as large again as it was.
+    doubled since, a fifth of the file is dead, or nprobe or the codes' error has to be half as
+    large again as it was.
 
     Raises:
         StorageError: it cannot be written; what was there before still is.
@@ -499,7 +588,10 @@ def refresh(folder: Path, reader: Reader, model: Model) -> BuildReport | None:
     facts = _fill_and_measure(
         folder, reader, model, lists, numbers, old.rows, generator, trained=old
     )
-    if facts.nprobe["10"] > 1.5 * old.trained_nprobe:
+    if (
+        facts.nprobe["10"] > 1.5 * old.trained_nprobe
+        or facts.code_error > 1.5 * old.code_error + _ROUNDING
+    ):
         return build(folder, reader, model)
     return BuildReport(time.perf_counter() - started, facts, facts.why)
 
@@ -514,7 +606,7 @@ def _is_current(folder: Path, reader: Reader, model: Model) -> bool:
         facts = ann_file.parse(text)
     except (ValueError, TypeError, KeyError):
         return False
-    if live < MIN_VECTORS or model.rows - facts.rows > TAIL_ROWS:
+    if facts is None or live < MIN_VECTORS or model.rows - facts.rows > TAIL_ROWS:
         return False
     dead = reader.tombstones(model.id)
     dead_inside = int(np.searchsorted(dead, facts.rows)) - (facts.rows - facts.vectors)
@@ -607,6 +699,7 @@ def _fill_and_measure(
         vectors=lists.total,
         nlist=nlist,
         nprobe=nprobe,
+        code_error=max(lists.code_error, 0.0 if trained is None else trained.code_error),
         exact=chosen >= nlist,
         recall=recall,
         why=why,
@@ -673,16 +766,16 @@ def verify(folder: Path, reader: Reader, model: Model, *, sample: int = 2000) ->
         return ann_file.damaged("it was made from another catalogue")[0]
     wanted = max(1, index.facts.vectors // sample)
     seen = 0
-    for _, rows, vectors in index.lists.stored():
+    for _, rows, codes in index.lists.stored():
         seen += len(rows)
         some = np.arange(seen % wanted, len(rows), wanted)
         some = some[~_isin(rows[some], dead)]
         if len(some):
             try:
-                same = reader.vectors(model.id, rows[some]) == vectors[some]
+                away = index.lists.decode(codes[some]) - reader.vectors(model.id, rows[some])
             except KeyError:
                 return ann_file.damaged("it holds rows that the catalogue does not know")[0]
-            if not same.all():
+            if np.linalg.norm(away, axis=1).max() > index.facts.code_error + _ROUNDING:
                 return ann_file.damaged("it holds other numbers than the catalogue")[0]
     return None
 

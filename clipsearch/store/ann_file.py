@@ -18,7 +18,7 @@ from clipsearch.records import Float32Array
 from clipsearch.store.failures import from_system
 from clipsearch.store.reader import Model
 
-FORMAT = 1
+FORMAT = 2
 
 Notice = tuple[str, str | None]
 
@@ -30,6 +30,8 @@ class IndexFacts:
     Attributes:
         rows: the file covers the rows [0, rows) of the model, `vectors` of them were alive.
         nprobe: lists to look at, by how many of the best vectors must be among them.
+        code_error: no code is farther from its vector, so none is off by more about the dot product
+            with a unit query.
         exact: no number of lists below all of them reached the recall: all are looked at.
         recall: measured recall@10 at the chosen nprobe, by kind of query.
         why: the choice in words, for `status`.
@@ -46,6 +48,7 @@ class IndexFacts:
     vectors: int
     nlist: int
     nprobe: dict[str, int]
+    code_error: float
     exact: bool
     recall: dict[str, float]
     why: str
@@ -76,6 +79,12 @@ def damaged(what: str) -> Notice:
     )
 
 
+OUTDATED: Notice = (
+    "the FAISS file is of another version of clipsearch: searching exactly, which is slower",
+    "the next `clipsearch index`, or `clipsearch check --repair`, rebuilds it from the catalogue",
+)
+
+
 def read_text(folder: Path, model: Model) -> bytes | None:
     """`index.json`, or None where there is none."""
     try:
@@ -84,13 +93,16 @@ def read_text(folder: Path, model: Model) -> bytes | None:
         return None
 
 
-def parse(text: bytes) -> IndexFacts:
-    """The facts in `index.json`.
+def parse(text: bytes) -> IndexFacts | None:
+    """The facts in `index.json`; None where another version of clipsearch wrote them.
 
     Raises:
-        ValueError, TypeError: they are damaged.
+        ValueError, TypeError, KeyError: they are damaged.
     """
-    facts = IndexFacts(**json.loads(text))
+    values = json.loads(text)
+    if isinstance(values["format"], int) and values["format"] != FORMAT:
+        return None
+    facts = IndexFacts(**values)
     if facts.format != FORMAT or not facts.nprobe:
         raise ValueError(facts.format)
     return facts

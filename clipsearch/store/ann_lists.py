@@ -1,6 +1,11 @@
 """The lists of an inverted file: how they are made, filled and looked through.
 
-A list holds the vectors that are nearest to its centroid, as the catalogue's own float16 numbers.
+A list holds the vectors that are nearest to its centroid, as 8-bit codes: half the bytes of the
+catalogue's float16 numbers, and a third quicker to look through (414 of 2,000 lists of a million
+vectors, 512 dimensions, two cores: 2.9 against 4.3 ms). One range serves all numbers: with a range
+for each dimension, codes are closer by a quarter and as slow as float16. RaBitQ's two bits (Gao et
+al. 2024) take 1.9 ms, but then some 200 rows must be read from the catalogue for 10 hits, and how
+far they are off is known on average only.
 
 k-means and the assignment to lists run in numpy: its matrix product is 5 to 10 times as quick as
 the one inside the faiss-cpu wheel (measured on two AVX-512 cores: 150 against 15 to 34 GFLOP/s).
@@ -19,6 +24,7 @@ import numpy.typing as npt
 from clipsearch.records import Float32Array, RowArray
 
 Int32Array = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.uint8]
 
 _KMEANS_ROUNDS = 8
 
@@ -35,6 +41,7 @@ class Lists:
 
     Attributes:
         nlist, dim, total: lists, D, and rows in them.
+        code_error: no code that was added here is farther from its vector.
         record_bytes: what a row takes up in the file.
     """
 
@@ -42,10 +49,11 @@ class Lists:
         self._index = index
         self.nlist, self.dim = int(index.nlist), int(index.d)
         self.record_bytes = int(index.code_size) + 8
+        self.code_error = 0.0
 
     @classmethod
-    def make(cls, centroids: Float32Array) -> Lists:
-        """Empty lists around centroids (nlist, D)."""
+    def make(cls, centroids: Float32Array, largest: float) -> Lists:
+        """Empty lists around centroids (nlist, D), for numbers from -largest to largest."""
         faiss = load_faiss()
 
         nlist, dim = centroids.shape
@@ -55,11 +63,11 @@ class Lists:
             quantizer,
             dim,
             nlist,
-            faiss.ScalarQuantizer.QT_fp16,
+            faiss.ScalarQuantizer.QT_8bit_uniform,
             faiss.METRIC_INNER_PRODUCT,
             False,  # the vectors themselves, not what is left after the centroid
         )
-        index.is_trained = True
+        index.train(np.array([[-largest] * dim, [largest] * dim], dtype=np.float32))
         return cls(index)
 
     @classmethod
@@ -101,6 +109,8 @@ class Lists:
         faiss = load_faiss()
 
         rows, vectors = np.ascontiguousarray(rows), np.ascontiguousarray(vectors)
+        away = np.linalg.norm(self.decode(self._index.sq.compute_codes(vectors)) - vectors, axis=1)
+        self.code_error = max(self.code_error, float(away.max(initial=0)))
         wide = numbers.astype(np.int64)
         self._index.add_core(
             len(rows), faiss.swig_ptr(vectors), faiss.swig_ptr(rows), faiss.swig_ptr(wide)
@@ -109,7 +119,7 @@ class Lists:
     def search(
         self, queries: Float32Array, k: int, *, nprobe: int, selector: Any = None
     ) -> tuple[Float32Array, RowArray]:
-        """(Q, k) scores, descending, and rows; -1 where the lists hold fewer than k."""
+        """(Q, k) scores of codes, descending, and rows; -1 where the lists hold fewer than k."""
         parameters = load_faiss().SearchParametersIVF(nprobe=min(nprobe, self.nlist))
         if selector is not None:
             parameters.sel = selector
@@ -118,8 +128,8 @@ class Lists:
         scores, rows = self._index.search(queries, k, params=parameters)
         return scores, rows
 
-    def stored(self) -> Iterator[tuple[int, RowArray, Float32Array]]:
-        """Each list's number, rows (n,) and vectors (n, D) as the file holds them."""
+    def stored(self) -> Iterator[tuple[int, RowArray, Codes]]:
+        """Each list's number, rows (n,) and codes (n, D) as the file holds them."""
         faiss = load_faiss()
 
         lists = self._index.invlists
@@ -130,9 +140,12 @@ class Lists:
                 continue
             # The pointers are valid until the list is released, which mapped lists never need.
             ids = faiss.rev_swig_ptr(lists.get_ids(number), count).copy()
-            codes = faiss.rev_swig_ptr(lists.get_codes(number), count * code_bytes)
-            vectors = np.frombuffer(codes.tobytes(), dtype="<f2").reshape(count, -1)
-            yield number, ids, vectors.astype(np.float32)
+            codes = faiss.rev_swig_ptr(lists.get_codes(number), count * code_bytes).copy()
+            yield number, ids, codes.reshape(count, code_bytes)
+
+    def decode(self, codes: Codes) -> Float32Array:
+        """(n, D) the vectors that codes (n, D) stand for."""
+        return np.asarray(self._index.sq.decode(codes))
 
 
 # ------------------------------------------------------------------------------ making and choosing
