@@ -457,6 +457,15 @@ def test_the_file_of_another_version_is_said_to_be_one_and_rebuilt(
         assert ann.refresh(folder, reader, model) is None
 
 
+def test_one_gap_in_twenty_may_fall_short_but_not_two() -> None:
+    ranks = np.zeros((600, 10), dtype=np.int64)
+    ranks[0:240:20, 0] = 50  # twelve queries of the first gap lose one of ten
+    assert ann._needed(ranks, 100, gaps=20) == 1
+    ranks[1:240:20, 0] = 50
+    assert ann._needed(ranks, 100, gaps=1) == 1
+    assert ann._needed(ranks, 100, gaps=20) > 50
+
+
 def test_dropping_a_model_drops_its_index(
     small: tuple[Path, Model, Float32Array, Float32Array],
 ) -> None:

@@ -184,16 +184,18 @@ def assign(vectors: Float32Array, centroids: Float32Array) -> Int32Array:
     return numbers
 
 
-def text_like(photos: Float32Array, generator: np.random.Generator) -> Float32Array:
+def text_like(photos: Float32Array, gaps: int, generator: np.random.Generator) -> Float32Array:
     """Queries as words give them, (n, D) unit: near a photo each, but all shifted off the cone.
 
     The gap has the length that CLIP models show (Liang et al. 2022, fig. 1: about 0.8); the rest
-    is what a caption does not say.
+    is what a caption does not say. A model has one gap, in a direction that is not known here, so
+    `gaps` of them stand for it: query i has the gap i mod `gaps`.
     """
     count, dim = photos.shape
-    gap = generator.standard_normal((dim,), dtype=np.float32)
-    gap *= np.float32(0.8) / np.linalg.norm(gap)
+    directions = generator.standard_normal((gaps, dim), dtype=np.float32)
+    directions *= np.float32(0.8) / np.linalg.norm(directions, axis=1, keepdims=True)
     noise = generator.standard_normal((count, dim), dtype=np.float32)
-    queries: Float32Array = 0.6 * photos + gap + noise * np.float32(0.45 / math.sqrt(dim))
+    queries: Float32Array = 0.6 * photos + directions[np.arange(count) % gaps]
+    queries += noise * np.float32(0.45 / math.sqrt(dim))
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     return queries
