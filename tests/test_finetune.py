@@ -29,6 +29,7 @@ from clipsearch.train.inputs import load_examples, split_photos
 from clipsearch.train.metrics import retrieval_metrics
 from clipsearch.train.pairs import read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS, GENERAL_SENTENCES
+from clipsearch.train.report import Vectors, standard_error
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.towers import load_towers
 
@@ -127,6 +128,23 @@ def test_a_text_run_keeps_the_image_fingerprint(base: Path, pairs: Path, tmp_pat
     assert before.text != after.text
 
 
+def test_a_tokens_run_moves_only_the_captions_tokens(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    settings = changed(method="tokens", epochs=3, learning_rate=None, wise_ft=False)
+    report = run(pairs, tmp_path / "run", base, settings)
+    assert report.keeps_image_vectors
+    before, after = (load_file(folder / WEIGHTS_NAME) for folder in (base, tmp_path / "run"))
+    changes = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changes == {"token_embedding.weight", "logit_scale"}
+    moved = (after["token_embedding.weight"] != before["token_embedding.weight"]).any(dim=1)
+    towers = load_towers(base, device="cpu")
+    lines = pairs.read_text().splitlines()[1:]
+    tokens, _ = towers.tokenise([line.split(",")[1] for line in lines])
+    assert moved.any()
+    assert set(np.flatnonzero(moved.numpy())) <= set(np.unique(tokens))
+
+
 def test_a_projection_run_changes_no_trunk(base: Path, pairs: Path, tmp_path: Path) -> None:
     report = run(
         pairs, tmp_path / "run", base, changed(method="projection", epochs=4, wise_ft=False)
@@ -166,7 +184,19 @@ def test_wise_ft_heeds_the_guard(base: Path, pairs: Path, tmp_path: Path) -> Non
     tried = record["alphas"]
     assert tried["1"]["guard_points_lost"] > 0
     if report.alpha:
-        assert tried[f"{report.alpha:g}"]["guard_points_lost"] <= 0
+        kept = tried[f"{report.alpha:g}"]
+        assert kept["guard_points_lost"] + kept["guard_error"] <= 0
+
+
+def test_hits_and_reciprocal_ranks_are_those_of_each_photos_captions() -> None:
+    images = np.eye(3, dtype=np.float32)
+    said = np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 1, 0.5], [0, 0.5, 1]], dtype=np.float32)
+    vectors = Vectors(images, said, np.array([0, 0, 1, 2]))
+    assert vectors.hits(1).tolist() == [0.5, 1, 1]
+    assert vectors.hits(2).tolist() == [1, 1, 1]
+    assert vectors.reciprocal_ranks().tolist() == [0.75, 1, 1]
+    assert standard_error(vectors.hits(1)) == pytest.approx(1 / 6)
+    assert standard_error(vectors.hits(1)[:1]) == 0
 
 
 def test_drift_is_measured_on_the_librarys_photos(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ def test_one_tower_methods_lock_the_other(towers: Towers) -> None:
     assert trained_names(towers, method="full") == words | pictures
 
 
+def test_tokens_are_all_that_changes(towers: Towers) -> None:
+    assert trained_names(towers, method="tokens") == {"token_embedding.weight", "logit_scale"}
+
+
 def test_projection_locks_the_trunks(towers: Towers) -> None:
     names = trained_names(towers, method="projection")
     assert names == {"visual.proj", "text_projection", "logit_scale"}

@@ -1,10 +1,10 @@
-"""Text, projection, LoRA and full tuning of one split in a table: gain, forgetting, time, memory.
+"""The methods of fine-tuning on one split, in a table: gain, forgetting, seconds, peak memory.
 
     python -m benchmarks.finetune.methods TUNE GUARD [--epochs 3] [--guard-photos 300]
 
-Each method runs in a process of its own, so that its peak memory is its own. `text` and
-`projection` lock the image tower or its trunk: their epochs cost next to nothing once the vectors
-are there, so they get four times as many.
+Each method runs in a process of its own, so that its peak memory is its own. `text`,
+`tokens` and `projection` lock the image tower or its trunk: their epochs cost next to nothing once
+the vectors are there, so they get four times as many.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.finetune.common import RESULTS, machine, save
 
-METHODS = {"text": 4, "projection": 4, "lora": 1, "full": 1}
+METHODS = {"text": 4, "tokens": 4, "projection": 4, "lora": 1, "full": 1}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A new world: 300 products with invented names, found by name in pictures never seen.
 
     python data/render.py products WORLD --count 3000 --classes 300 --seed 8
-    python -m benchmarks.finetune.products WORLD GUARD [--method text]
+    python -m benchmarks.finetune.products WORLD GUARD [--method tokens]
 
 Nine pictures of each product teach, choose and judge within the run; the tenth of each is kept out
 of it altogether. On those 300 the base and the tuned model are measured: search with a product's
@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.finetune.common import add_training_options, machine, save, training_settings
 from benchmarks.finetune.real_photos import table
 from clipsearch.models import load_encoder
-from clipsearch.train import evaluate_retrieval, finetune
+from clipsearch.train import Settings, evaluate_retrieval, finetune
 
 
 def divide(world: Path, scratch: Path) -> tuple[Path, Path]:
@@ -67,7 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("world", type=Path)
     parser.add_argument("guard", type=Path)
-    add_training_options(parser, epochs=25, anchor=400.0, learning_rate=6e-4)
+    add_training_options(parser, epochs=20, anchor=Settings().anchor)
+    parser.set_defaults(method="tokens")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

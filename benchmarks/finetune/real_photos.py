@@ -64,7 +64,11 @@ def _copy(source: PhotoSource, folder: Path, number: int) -> str:
 
 def remember_vectors(method: str) -> None:
     """Put the same inputs through what is locked once for all splits."""
-    names = {"text": ["embed_pixels"], "projection": ["photo_features", "text_features"]}
+    names = {
+        "text": ["embed_pixels"],
+        "tokens": ["embed_pixels"],
+        "projection": ["photo_features", "text_features"],
+    }
     for name in names.get(method, []):
         setattr(Towers, name, _remembered(getattr(Towers, name), cut=method == "projection"))
 

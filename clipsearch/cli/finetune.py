@@ -72,8 +72,9 @@ def finetune(
     method: Annotated[
         str,
         typer.Option(
-            metavar="auto|text|image|projection|lora|full",
-            help="What may change: words only, photos only, the last map of both (takes seconds), "
+            metavar="auto|text|tokens|image|projection|lora|full",
+            help="What may change: the text tower, its embeddings of single words alone (new names "
+            "for the least forgotten), the image tower, the last map of both (takes seconds), "
             "small additions, everything.",
         ),
     ] = "auto",

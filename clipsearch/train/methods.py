@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Rates at the end of the warm-up, by what may move. Pre-training rates (5e-4) ruin a tuned model;
 # additions of low rank start at nothing and need more.
-_LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "image": 3e-5, "projection": 3e-4,
-                   "lora": 1e-3, "scratch": 5e-4}  # fmt: skip
+_LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "tokens": 5e-3, "image": 3e-5,
+                   "projection": 3e-4, "lora": 1e-3, "scratch": 5e-4}  # fmt: skip
 _FEW_PAIRS = 1000
 
 _BLOCK = re.compile(r"\b(?:resblocks|blocks|stages|layers|layer)\.?(\d+)\.")
@@ -28,6 +28,7 @@ _STEM = re.compile(
     r"(^|\.)(conv1|bn1|conv_stem|patch_embed|pos_embed|cls_token|class_embedding|ln_pre|norm_pre|"
     r"stem|positional_embedding|token_embedding|embeddings|cls_emb)\b"
 )
+_TOKENS = re.compile(r"(token_embedding|word_embeddings)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Plan:
     """What will be trained.
 
     Attributes:
-        method: full, lora, text, image, projection or scratch.
+        method: full, lora, text, tokens, image, projection or scratch.
         reason: why this one, in words, where nobody asked for it.
         groups: parameter groups for AdamW; each `lr` is a factor on the schedule's rate.
     """
@@ -88,7 +89,7 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
             hint="leave out `--loss siglip`, or choose a SigLIP model",
         )
     model = towers.model
-    trains_image, trains_text = method != "text", method != "image"
+    trains_image, trains_text = method not in ("text", "tokens"), method != "image"
     locks_trunks = method == "projection"
     depths = layer_depths(model)
     for name, parameter in model.named_parameters():
@@ -96,6 +97,10 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         trained = {"image": trains_image, "text": trains_text, "scale": True}[tower]
         if locks_trunks and tower != "scale":
             trained = is_projection(name)
+        if method == "tokens" and tower == "text":
+            # After textual inversion (Gal et al. 2022): a token that the captions do not use gets
+            # no gradient, so a sentence without those that they use forgets nothing.
+            trained = _TOKENS.search(name) is not None
         if settings.unlock_last is not None and tower != "scale":
             # The output side (depth 0) and the N blocks before it.
             trained = trained and depth <= settings.unlock_last

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clipsearch.records import Float32Array
 from clipsearch.train.metrics import (
@@ -35,10 +36,19 @@ class Vectors:
 
     def reciprocal_ranks(self) -> Float32Array:
         """(N,) of each photo: the mean of 1 / rank over the searches with its captions."""
-        photos = np.arange(len(self.images))
-        found = ranks_of(self.texts, self.images, self.owners, photos)
-        sums = np.bincount(self.owners, 1 / found, len(photos))
-        mean: Float32Array = (sums / np.bincount(self.owners, minlength=len(photos))).astype("f4")
+        return self._of_each_photo(1 / self._ranks())
+
+    def hits(self, k: int = 10) -> Float32Array:
+        """(N,) of each photo: the share of the searches with its captions that find it in k."""
+        return self._of_each_photo(self._ranks() <= k)
+
+    def _ranks(self) -> IntArray:
+        return ranks_of(self.texts, self.images, self.owners, np.arange(len(self.images)))
+
+    def _of_each_photo(self, values: npt.NDArray[Any]) -> Float32Array:
+        count = len(self.images)
+        sums = np.bincount(self.owners, values, count)
+        mean: Float32Array = (sums / np.bincount(self.owners, minlength=count)).astype("f4")
         return mean
 
 
@@ -94,8 +104,9 @@ class Comparison:
     @classmethod
     def of(cls, base: Vectors, tuned: Vectors) -> Comparison:
         change = tuned.reciprocal_ranks() - base.reciprocal_ranks()
-        error = float(np.std(change, ddof=1) / np.sqrt(len(change))) if len(change) > 1 else 0.0
-        return cls(base.retrieval(), tuned.retrieval(), float(np.mean(change)), error)
+        return cls(
+            base.retrieval(), tuned.retrieval(), float(np.mean(change)), standard_error(change)
+        )
 
     @property
     def points_lost(self) -> float:
@@ -105,6 +116,11 @@ class Comparison:
     @property
     def surely_better(self) -> bool:
         return self.gain > _SURE * self.gain_error and self.gain > 0
+
+
+def standard_error(values: Float32Array) -> float:
+    """Of the mean; 0 for a single value, which tells nothing of it."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def points_lost(base: PairRetrieval, tuned: PairRetrieval) -> float:

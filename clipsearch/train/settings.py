@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from clipsearch.errors import UsageError
 from clipsearch.train.loss import Direction
 
-Method = Literal["auto", "full", "lora", "text", "image", "projection"]
+Method = Literal["auto", "full", "lora", "text", "tokens", "image", "projection"]
 Loss = Literal["auto", "infonce", "siglip"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -20,8 +20,9 @@ class Settings:
 
     Attributes:
         method: what may change. `text` and `image` train one tower and lock the other,
-            `projection` the last maps of both towers, `lora` low-rank additions to both, `full`
-            everything; `auto` chooses and says why.
+            `tokens` the embeddings of the captions' tokens alone, `projection` the last maps of
+            both towers, `lora` low-rank additions to both, `full` everything; `auto` chooses and
+            says why.
         unlock_last: of the trained towers only the last N blocks, and what comes after them.
         layer_decay: factor on the learning rate for each block further from the output; 1 is off.
         lora_rank, lora_alpha: rank of the additions, and their scale alpha / rank.
