@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import TINY, tiny_config, tiny_model, tiny_pairs
 
 from clipsearch.errors import (
@@ -86,6 +87,9 @@ def test_a_run_learns_reports_and_leaves_a_model(base: Path, pairs: Path, tmp_pa
     assert record["test"]["tuned"]["text_to_image"]["recall"].keys() == {"1", "5", "10"}
     lines = read_metrics(tmp_path / "run")
     assert {line["kind"] for line in lines} == {"step", "epoch"}
+    recalls = [line["mean_recall"] for line in lines if line["kind"] == "epoch"]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("epoch/mean_recall")] == pytest.approx(recalls)
     with Image.open(tmp_path / "run" / "curves.png") as curves:
         assert curves.size == (1120, 340)
     # The saved model is the one that was judged.

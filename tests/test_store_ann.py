@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from store_kit import FINGERPRINTS, clustered, delete_rows, fill, unit
 
+from clipsearch.library import Library
+from clipsearch.library.training import index_recall
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
 from clipsearch.store.catalog import Catalog
@@ -78,6 +80,8 @@ def test_a_hundred_thousand_vectors_are_found_with_the_recall_that_was_asked_for
         measured = ann.measure_recall(folder, reader, model)
         assert measured is not None
         assert min(measured.values()) >= 0.98  # 500 neighbours: 0.99 within chance
+        # `evaluate --index` says the same.
+        assert index_recall(Library.open(folder)) == measured
         photos = reader.vectors(model.id, range(0, 100_000, 1000))
         found = ann.nearest(reader, index, model, photos, 10)
         exact = ann.nearest(reader, None, model, photos, 10)

@@ -106,8 +106,8 @@ class Feed:
         own = slice(rank * count, (rank + 1) * count)
         photos, captions = batch.photos[own], batch.captions[own]
         boxes = None
-        whole = self.image_vectors is not None or self.image_features is not None
-        if not whole and (settings.crop < 1 or settings.flip):
+        photos_made = self.image_vectors is not None or self.image_features is not None
+        if not photos_made and (settings.crop < 1 or settings.flip):
             generator = torch.Generator().manual_seed(_step_seed(settings.seed, step))
             boxes = random_boxes(len(batch.photos), settings.crop, settings.flip, generator)[own]
 
@@ -117,15 +117,15 @@ class Feed:
         def of(array: Float32Array | None, rows: IntArray) -> torch.Tensor | None:
             return None if array is None else on_device(array[rows])
 
-        whole_texts = self.text_vectors is not None or self.text_features is not None
+        texts_made = self.text_vectors is not None or self.text_features is not None
         return Inputs(
             photos=on_device(photos),
             captions=on_device(self._examples.caption_ids[captions]),
             labels=on_device(self._examples.labels[photos]),
-            pixels=None if whole else self._examples.pixels[photos],
+            pixels=None if photos_made else self._examples.pixels[photos],
             image_features=of(self.image_features, photos),
             boxes=boxes,
-            tokens=None if whole_texts else self._tokens[captions].to(device),
+            tokens=None if texts_made else self._tokens[captions].to(device),
             text_features=of(self.text_features, captions),
             image_vectors=of(self.image_vectors, photos),
             text_vectors=of(self.text_vectors, captions),

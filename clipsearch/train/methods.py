@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Rates at the end of the warm-up, by what may move. Pre-training rates (5e-4) ruin a tuned model;
-# additions of low rank start at nothing and need more.
+# additions of low rank start at nothing and need more, and so do the embeddings of tokens, each of
+# which hears only from the captions that use it.
 _LEARNING_RATES = {"full": 3e-5, "text": 1e-4, "tokens": 5e-3, "image": 3e-5,
                    "projection": 3e-4, "lora": 1e-3, "scratch": 5e-4}  # fmt: skip
 _FEW_PAIRS = 1000
