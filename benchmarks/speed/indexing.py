@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 from pathlib import Path
 
 from benchmarks.speed import measure, models, peer, photos
@@ -56,6 +57,7 @@ def main() -> None:
     rclip = peer.install(work)
     home = work / "home"
     vit = f"models/{models.NAME}"
+    shutil.rmtree(home / ".cache" / "clipsearch", ignore_errors=True)
     first = [
         measure.time_once(ours(work, "mid", model, model), 0, home) for model in ("pocket", vit)
     ]
