@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,23 @@ def test_a_full_disk_loses_nothing(cli: Cli, photo_folder: Path) -> None:
     assert "Traceback" not in result.stderr
     cli("check")
     assert "40 added" in cli("index").stderr
+
+
+def test_damage_is_told_then_mended(cli: Cli, photo_folder: Path, tmp_path: Path) -> None:
+    cli("index", photo_folder)
+    with (
+        closing(sqlite3.connect(library_of(tmp_path) / "catalog.sqlite")) as connection,
+        connection,
+    ):
+        connection.execute("UPDATE embedding SET vector = zeroblob(3) WHERE row = 2")
+    told = cli("check", check=1)
+    assert "hint: `clipsearch check --repair`" in told.stderr
+    mended = cli("check", "--repair")
+    assert mended.stdout == told.stdout
+    assert "mended" in mended.stderr
+    assert "hint" not in mended.stderr
+    assert "1 re-embedded" in cli("index").stderr
+    assert "sound" in cli("check").stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="rights are another thing there")

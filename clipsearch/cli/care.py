@@ -73,14 +73,17 @@ def check(
     """
     with settings.open_library() as library:
         findings = library.check(repair=repair, wait=wait)
+    damage = [finding for finding in findings if finding.is_damage]
+    mended = repair and all(finding.repairable for finding in damage)
     for finding in findings:
         write(f"{finding.message}\n")
-        if finding.hint is not None:
+        if finding.hint is not None and not (mended and finding.repairable):
             note(f"hint: {finding.hint}")
-    damage = [finding for finding in findings if finding.is_damage]
     if not damage:
         note("the library is sound")
-    elif not repair or not all(finding.repairable for finding in damage):
+    elif mended:
+        note("mended: what was dropped comes back with the next `clipsearch index`")
+    else:
         raise typer.Exit(1)
 
 
