@@ -32,6 +32,19 @@ _STEM = re.compile(
 _TOKENS = re.compile(r"(token_embedding|word_embeddings)\.weight$")
 
 
+def is_token_embedding(name: str) -> bool:
+    """Whether a parameter of this name is the table of token embeddings.
+
+    Trained alone, after textual inversion (Gal et al. 2022): a token that the captions do not use
+    gets no gradient, so a sentence without those that they use forgets nothing.
+    """
+    return _TOKENS.search(name) is not None
+
+
+# What these methods train of the towers that they train.
+_PARTS = {"tokens": is_token_embedding, "projection": is_projection}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will be trained.
@@ -47,9 +60,13 @@ class Plan:
     learning_rate: float
     trains_image: bool
     trains_text: bool
-    locks_trunks: bool
     siglip: bool
     groups: list[dict[str, Any]]
+
+    @property
+    def locks_trunks(self) -> bool:
+        """Whether of both towers only what comes after the trunks trains."""
+        return self.method == "projection"
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -91,17 +108,13 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         )
     model = towers.model
     trains_image, trains_text = method not in ("text", "tokens"), method != "image"
-    locks_trunks = method == "projection"
+    part = _PARTS.get(method)
     depths = layer_depths(model)
     for name, parameter in model.named_parameters():
         tower, depth = depths[name]
         trained = {"image": trains_image, "text": trains_text, "scale": True}[tower]
-        if locks_trunks and tower != "scale":
-            trained = is_projection(name)
-        if method == "tokens" and tower == "text":
-            # After textual inversion (Gal et al. 2022): a token that the captions do not use gets
-            # no gradient, so a sentence without those that they use forgets nothing.
-            trained = _TOKENS.search(name) is not None
+        if part is not None and tower != "scale":
+            trained = trained and part(name)
         if settings.unlock_last is not None and tower != "scale":
             # The output side (depth 0) and the N blocks before it.
             trained = trained and depth <= settings.unlock_last
@@ -133,7 +146,6 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
         learning_rate=settings.learning_rate or _LEARNING_RATES["scratch" if scratch else method],
         trains_image=trains_image,
         trains_text=trains_text,
-        locks_trunks=locks_trunks,
         siglip=siglip,
         groups=[
             {"params": parameters, "factor": rate, "weight_decay": settings.weight_decay * decays}

@@ -40,10 +40,7 @@ def cut_before_projections(model: Any) -> Trunks:
     Raises:
         ModelError: a tower ends without a projection that could be trained alone.
     """
-    import torch
-
     visual, words = model.visual, getattr(model, "text", model)
-    whole_text = model.encode_text
     if hasattr(visual, "trunk") and any(True for _ in visual.head.parameters()):  # timm's
         photos, project_photos = visual.trunk, visual.head
     elif hasattr(visual, "transformer") and getattr(visual, "proj", None) is not None:
@@ -52,25 +49,23 @@ def cut_before_projections(model: Any) -> Trunks:
         raise _no_projection("image")
     if getattr(words, "text_projection", None) is None:
         raise _no_projection("text")
-    texts, project_texts = (
-        _without(words, "text_projection", whole_text),
-        _last_map(words, "text_projection"),
-    )
+    texts = _without(words, "text_projection", model.encode_text)
+    project_texts = _last_map(words, "text_projection")
 
-    def shown(features: Tensor, project: Map, dropout: float) -> Tensor:
-        return project(torch.nn.functional.dropout(features, dropout, model.training))
+    def taking_features(whole: Callable[..., Tensor], project: Map, dropout: float) -> Any:
+        import torch
 
-    def encode_image(image: Tensor, normalize: bool = False) -> Tensor:
-        vectors = visual(image) if image.ndim > 2 else shown(image, project_photos, _PHOTO_DROPOUT)
-        return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+        def encode(inputs: Tensor, normalize: bool = False) -> Tensor:
+            if inputs.ndim > 2 or not inputs.is_floating_point():  # photos, tokens
+                return whole(inputs, normalize=normalize)
+            shown = torch.nn.functional.dropout(inputs, dropout, model.training)
+            vectors = project(shown)
+            return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
 
-    def encode_text(text: Tensor, normalize: bool = False) -> Tensor:
-        if not text.is_floating_point():
-            return whole_text(text, normalize=normalize)  # type: ignore[no-any-return]
-        vectors = shown(text, project_texts, _TEXT_DROPOUT)
-        return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+        return encode
 
-    model.encode_image, model.encode_text = encode_image, encode_text
+    model.encode_image = taking_features(model.encode_image, project_photos, _PHOTO_DROPOUT)
+    model.encode_text = taking_features(model.encode_text, project_texts, _TEXT_DROPOUT)
     return Trunks(photos, texts)
 
 
