@@ -28,6 +28,9 @@ _ARITHMETIC: dict[str, dict[str, Any]] = {
     "int8": {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128},
 }
 
+# Of any tower: what a first call makes may be shared by more than one tower.
+_FIRST_CALL = threading.Lock()
+
 # One operation with the mark of `keep_float32`, as OpenVINO writes graphs.
 _MARKED_GRAPH = b"""<net name="marked" version="11"><layers>
 <layer id="0" name="x" type="Parameter" version="opset1"><data shape="1" element_type="f32"/>
@@ -114,7 +117,6 @@ def compile_tower(graph: Any, precision: str, *, threads: int | None) -> ImageTo
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = _core().compile_model(graph, "CPU", settings | _ARITHMETIC[precision])
     idle: list[Any] = []
-    first_call = threading.Lock()
     called = False
 
     def infer(pixels: UInt8Array) -> Float32Array:
@@ -134,7 +136,7 @@ def compile_tower(graph: Any, precision: str, *, threads: int | None) -> ImageTo
         nonlocal called
         if called:
             return infer(pixels)
-        with first_call:
+        with _FIRST_CALL:
             rows = infer(pixels)
             called = True
         return rows
