@@ -32,7 +32,11 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"numpy"},
         {"torch", "open_clip", "PIL", "safetensors", "tensorboard", "matplotlib", "platformdirs"},
     ),
-    "library": ({"photos", "models", "store", "search", "train"}, {"numpy"}, {"platformdirs"}),
+    "library": (
+        {"photos", "models", "store", "search", "train"},
+        {"numpy"},
+        {"platformdirs", "threadpoolctl"},
+    ),
     "cli": ({"library"}, {"typer"}, {"rich"}),
     "__init__": ({"library", "models", "train"}, set(), set()),
     "__main__": ({"cli"}, set(), set()),

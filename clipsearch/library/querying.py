@@ -13,6 +13,7 @@ import numpy as np
 
 from clipsearch import search
 from clipsearch.errors import ModelError, NoLibrary, UsageError
+from clipsearch.library import quiet_blas
 from clipsearch.library.reports import Hit, SearchResult
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
@@ -124,6 +125,10 @@ class Query:
             SkippedPhoto: a query image that cannot be read.
             ModelError: the model is not the one that the library was made with.
         """
+        with quiet_blas.one_thread():
+            return self._answer(request)
+
+    def _answer(self, request: Request) -> SearchResult:
         rows_to_leave_out: set[int] = set()
         parts = [
             search.Part(self._text_vector(words.text), words.weight) for words in request.words
