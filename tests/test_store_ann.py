@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from store_kit import FINGERPRINTS, clustered, delete_rows, fill, unit
 
+from clipsearch.errors import UsageError
 from clipsearch.library import Library
 from clipsearch.library.training import index_recall
 from clipsearch.records import Float32Array, RowArray
@@ -86,6 +87,32 @@ def test_a_hundred_thousand_vectors_are_found_with_the_recall_that_was_asked_for
         found = ann.nearest(reader, index, model, photos, 10)
         exact = ann.nearest(reader, None, model, photos, 10)
         assert ann.recall_at_k(found.rows, exact.rows) >= 0.99
+
+
+def test_the_user_chooses_how_a_library_is_searched(tmp_path: Path) -> None:
+    vectors, queries = clustered(600, 5, 32)
+    model = fill(tmp_path, vectors)
+    library = Library.open(tmp_path)
+    for choice, has_file, said in (
+        ("lists", True, "lists"),
+        ("exact", False, "every vector is compared (as `compact --search` was told)"),
+        ("auto", False, "every vector is compared (quick enough below 10,000)"),
+    ):
+        library.compact(search=choice)
+        library.compact()  # and it stays so
+        assert (tmp_path / FAISS_FILE).exists() == has_file
+        assert said in library.status().search
+        assert ("was told" in library.status().search) == (choice != "auto")
+        assert [finding for finding in library.check() if finding.is_damage] == []
+        with Reader.open(tmp_path) as reader:
+            index, notice = ann.open_index(tmp_path, model)
+            assert notice is None
+            assert (index is not None) == has_file
+            found = ann.nearest(reader, index, model, queries, 10)
+            exact = ann.nearest(reader, None, model, queries, 10)
+        assert ann.recall_at_k(found.rows, exact.rows) >= 0.98
+    with pytest.raises(UsageError, match="no such way"):
+        library.compact(search="fastest")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01, 0.001])

@@ -105,9 +105,20 @@ def remove(
 
 
 def compact(
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|exact|lists",
+            help="From now on, compare every vector, or look through lists of an index. "
+            "By itself, a library takes lists from 10,000 photos on.",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another is writing.")] = False,
 ) -> None:
-    """Drop vectors of models no longer in use, and give their space back."""
+    """Drop vectors of models no longer in use, and give their space back.
+
+    `clipsearch status` says how the library is searched, and why so.
+    """
     with settings.open_library() as library:
-        before, after = library.compact(wait=wait)
+        before, after = library.compact(search=search, wait=wait)
     note(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")

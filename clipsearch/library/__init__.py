@@ -367,6 +367,7 @@ class Library:
         Raises:
             NoLibrary, LibraryInTheWay.
         """
+        from clipsearch.store import ann
         from clipsearch.store.reader import Reader
 
         with Reader.open(self.folder) as reader:
@@ -394,7 +395,7 @@ class Library:
                     )
                     for model in reader.models()
                 ],
-                search=_search_in_words(self.folder, active) if active else "no photos yet",
+                search=ann.in_words(self.folder, reader, active) if active else "no photos yet",
             )
 
     def problems(self, *, all: bool = False) -> list[tuple[str, str]]:
@@ -438,28 +439,33 @@ class Library:
             self._refresh_index()
         return forgotten
 
-    def compact(self, *, wait: bool = False) -> tuple[int, int]:
-        """Drop the vectors of models that were replaced; the library's bytes before and after."""
+    def compact(self, *, search: str | None = None, wait: bool = False) -> tuple[int, int]:
+        """Drop the vectors of models that were replaced; the library's bytes before and after.
+
+        Args:
+            search: how queries shall be answered from now on: "exact" compares every vector and
+                needs no index file, "lists" makes one from 256 photos on, "auto" (as a library
+                begins) from 10,000 on. None leaves it as it is.
+
+        Raises:
+            UsageError: another word.
+            LibraryLocked: somebody else is writing, and `wait` is off.
+        """
+        from clipsearch.store import ann
         from clipsearch.store.catalog import Catalog
         from clipsearch.store.lock import writer_lock
 
+        if search is not None and search not in ann.KINDS:
+            raise UsageError(
+                f"no such way to search: {search!r}", hint=f"one of: {', '.join(ann.KINDS)}"
+            )
         before = _bytes_below(self.folder)
         with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
+            if search is not None:
+                catalog.put_setting(ann.CHOICE, search)
             catalog.compact()
             self._refresh_index()
         return before, _bytes_below(self.folder)
-
-
-def _search_in_words(folder: Path, model: Model) -> str:
-    """How queries are answered, and why so."""
-    from clipsearch.store import ann
-
-    index, notice = ann.open_index(folder, model)
-    if index is None:
-        why = notice[0] if notice else f"quick enough below {ann.MIN_VECTORS:,}"
-        return f"every vector is compared ({why})"
-    tail = model.rows - index.facts.rows
-    return f"{index.facts.why}; {tail:,} newer vectors are compared one by one"
 
 
 def _bytes_below(folder: Path) -> int:

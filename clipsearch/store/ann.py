@@ -4,6 +4,7 @@ The file is an inverted file (IVF) of 8-bit codes of the catalogue's vectors (`a
 a code may be from its vector is known, and every row that may be among the best for all its code
 says is scored from the catalogue: an index changes which vectors are looked at, never what they
 score. Below `MIN_VECTORS` there is none: reading the catalogue is as quick as importing FAISS.
+The user may choose otherwise (`CHOICE`): no file at any size, or one at nearly any.
 
 `nprobe`, the number of lists that are looked at, is chosen when the file is built, on queries the
 clustering has not seen, so that recall@10 against an exact search is at least `TARGET_RECALL` with
@@ -41,6 +42,9 @@ from clipsearch.store.reader import Model, Reader
 from clipsearch.store.text_cache import TextCache
 
 MIN_VECTORS = 10_000
+KINDS = ("auto", "exact", "lists")
+CHOICE = "search"  # the library's setting: one of KINDS
+_FEWEST_FOR_LISTS = 256  # asked for by hand; fewer are no clusters
 TAIL_ROWS = 10_000
 TARGET_RECALL = 0.99
 
@@ -514,6 +518,26 @@ def _contains(ascending: RowArray, row: int) -> bool:
 # ---------------------------------------------------------------------------------------- building
 
 
+def _due_from(reader: Reader) -> float:
+    """How many vectors it takes for a FAISS file: `MIN_VECTORS`, or as the user chose."""
+    chosen = reader.get_setting(CHOICE)
+    return {"exact": math.inf, "lists": _FEWEST_FOR_LISTS}.get(chosen or "", MIN_VECTORS)
+
+
+def in_words(folder: Path, reader: Reader, model: Model) -> str:
+    """How queries are answered, and why so."""
+    index, notice = open_index(folder, model)
+    chosen = reader.get_setting(CHOICE)
+    by_hand = "; as `compact --search` was told" if chosen in KINDS[1:] else ""
+    if index is None:
+        why = notice[0] if notice else f"quick enough below {MIN_VECTORS:,}"
+        if chosen == "exact":
+            why = "as `compact --search` was told"
+        return f"every vector is compared ({why})"
+    tail = model.rows - index.facts.rows
+    return f"{index.facts.why}; {tail:,} newer vectors are compared one by one{by_hand}"
+
+
 def build(folder: Path, reader: Reader, model: Model, *, seed: int = 0) -> BuildReport:
     """Make the FAISS file of a model anew, from the catalogue alone; the caller holds the lock.
 
@@ -522,7 +546,7 @@ def build(folder: Path, reader: Reader, model: Model, *, seed: int = 0) -> Build
     """
     started = time.perf_counter()
     live = reader.count_rows(model.id)
-    if live < MIN_VECTORS:
+    if live < _due_from(reader):
         ann_file.remove(folder, model)
         why = f"exact: {live:,} vectors are searched as quickly without an index"
         return BuildReport(time.perf_counter() - started, None, why)
@@ -569,7 +593,7 @@ def refresh(folder: Path, reader: Reader, model: Model) -> BuildReport | None:
         return None
     live = reader.count_rows(model.id)
     index, notice = open_index(folder, model)
-    if live < MIN_VECTORS:
+    if live < _due_from(reader):
         if index is None and notice is None:
             return None
         return build(folder, reader, model)
@@ -604,14 +628,14 @@ def refresh(folder: Path, reader: Reader, model: Model) -> BuildReport | None:
 def _is_current(folder: Path, reader: Reader, model: Model) -> bool:
     """Whether `refresh` would find nothing to do, told without the 0.1 s that FAISS takes."""
     text = ann_file.read_text(folder, model)
-    live = reader.count_rows(model.id)
+    live, due = reader.count_rows(model.id), _due_from(reader)
     if text is None:
-        return live < MIN_VECTORS
+        return live < due
     try:
         facts = ann_file.parse(text)
     except (ValueError, TypeError, KeyError):
         return False
-    if facts is None or live < MIN_VECTORS or model.rows - facts.rows > TAIL_ROWS:
+    if facts is None or live < due or model.rows - facts.rows > TAIL_ROWS:
         return False
     dead = reader.tombstones(model.id)
     dead_inside = int(np.searchsorted(dead, facts.rows)) - (facts.rows - facts.vectors)
