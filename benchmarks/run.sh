@@ -16,6 +16,7 @@ python -m benchmarks.speed.indexing "$photos" "$work"
 python -m benchmarks.speed.queries "$work"
 python -m benchmarks.speed.warm "$work"
 python -m benchmarks.speed.search "$work"
+python -m benchmarks.speed.search "$work" --spread hard
 python -m benchmarks.speed.rescan "$work"
 # A tar of photos with captions that pocket was not trained on, if there is one.
 if [ -n "${CLIPSEARCH_BENCH_CAPTIONED:-}" ]; then

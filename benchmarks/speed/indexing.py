@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from benchmarks.speed import measure, models, peer, photos
@@ -45,6 +46,13 @@ def theirs(work: Path, kind: str, rclip: Path) -> measure.Program:
     )
 
 
+def plain(work: Path, kind: str) -> measure.Program:
+    script = Path(__file__).with_name("plain_loop.py")
+    model, output = work / "models" / models.NAME, work / "plain-loop.npy"
+    command = [sys.executable, str(script), str(model), str(work / "photos" / kind), str(output)]
+    return measure.Program("a loop with open_clip, ViT-B-32-256", command, work)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("photos", type=Path)
@@ -56,19 +64,23 @@ def main() -> None:
     models.make(work)
     rclip = peer.install(work)
     home = work / "home"
-    vit = f"models/{models.NAME}"
+    vit, smaller = f"models/{models.NAME}", f"models/{models.SMALLER}"
     shutil.rmtree(home / ".cache" / "clipsearch", ignore_errors=True)
     first = [
-        measure.time_once(ours(work, "mid", model, model), 0, home) for model in ("pocket", vit)
+        measure.time_once(ours(work, "mid", model, model), 0, home)
+        for model in ("pocket", vit, smaller)
     ]
     # A transformer tries int8 in its first run; where that fails, bfloat16 in its second.
-    measure.time_once(ours(work, "mid", vit, vit), 0, home)
+    for model in (vit, smaller):
+        measure.time_once(ours(work, "mid", model, model), 0, home)
     runs = []
     for kind in ("mid", "big"):
         programs = [
             ours(work, kind, "pocket", "clipsearch, pocket"),
             ours(work, kind, vit, "clipsearch, ViT-B-32-256"),
+            ours(work, kind, smaller, "clipsearch, ViT-B-32 at 224 px"),
             theirs(work, kind, rclip),
+            plain(work, kind),
         ]
         # The peer alone needs a warm-up still, for its compiled files and the page cache.
         if kind == "mid":

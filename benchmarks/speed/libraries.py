@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.libraries WORK N [MODEL]
 
-MODEL is `pocket` (256 dimensions) or a model directory. The vectors lie in some 20,000 clusters of
-very different sizes in a low-rank space inside one cone, a tenth of them in bursts of near copies;
-queries are photos plus a modality gap plus noise.
+MODEL is `pocket` (256 dimensions) or a model directory. `Clustered` vectors lie in some 20,000
+clusters of very different sizes in a low-rank space inside one cone, a tenth of them in bursts of
+near copies; queries are photos plus a modality gap plus noise. `Hard` ones have no clusters.
 """
 
 from __future__ import annotations
@@ -63,11 +63,40 @@ class Clustered:
         return asked
 
 
+class Hard:
+    """No clusters at all, a slowly decaying spectrum, and queries that are near no photo."""
+
+    def __init__(self, dim: int, seed: int = 8) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._spectrum = ((1 + np.arange(dim)) ** -0.25).astype(np.float32)
+
+    def _unit(self, count: int) -> Float32Array:
+        rows: Float32Array = self._spectrum * self._generator.standard_normal(
+            (count, len(self._spectrum)), dtype=np.float32
+        )
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
+
+    def blocks(self, count: int) -> Iterator[Float32Array]:
+        """`count` unit vectors, a block at a time."""
+        for start in range(0, count, BLOCK):
+            yield self._unit(min(BLOCK, count - start))
+
+    def queries(self, photos: Float32Array) -> Float32Array:
+        """As many queries as photos, which they have nothing to do with."""
+        return self._unit(len(photos))
+
+
+SPREADS: dict[str, type[Clustered] | type[Hard]] = {"clustered": Clustered, "hard": Hard}
+
+
 def photo_path(number: int) -> str:
     return f"{number // 1000:04}/{number:07}.jpg"
 
 
-def make(folder: Path, root: str, count: int, model_name: str) -> None:
+def make(
+    folder: Path, root: str, count: int, model_name: str, *, spread: str = "clustered"
+) -> None:
     """A whole library, index and all, in which photo i lies at ROOT/photo_path(i)."""
     if (folder / "made").exists():
         return
@@ -85,7 +114,7 @@ def make(folder: Path, root: str, count: int, model_name: str) -> None:
         # Straight into the tables: what is timed here is reading, not writing.
         driver = catalog._driver()
         first = 0
-        for vectors in Clustered(encoder.dim).blocks(count):
+        for vectors in SPREADS[spread](encoder.dim).blocks(count):
             numbers = range(first, first + len(vectors))
             stored = vectors.astype("<f2")
             driver.execute("BEGIN")

@@ -1,10 +1,10 @@
-"""ViT-B-32-256 with random weights, for clipsearch and for rclip: enough to measure speed.
+"""Models with random weights, for clipsearch and for rclip: enough to measure speed.
 
     python -m benchmarks.speed.models WORK
 
-WORK/models/ViT-B-32-256 is an open_clip directory. WORK/rclip holds the same weights as rclip
-wants them: two ONNX files, the tokenizer's vocabulary, and the licence files without which each
-run of it would ask its hub for them.
+WORK/models/ViT-B-32-256 and ViT-B-32 (224 px) are open_clip directories. WORK/rclip holds the
+weights of the first as rclip wants them: two ONNX files, the tokenizer's vocabulary, and the
+licence files without which each run of it would ask its hub for them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NAME = "ViT-B-32-256"
+NAME, SMALLER = "ViT-B-32-256", "ViT-B-32"
 RCLIP_NAME = "ViT-B-32-256-datacomp_s34b_b86k"
+_CONFIG = "open_clip_config.json"
 LEGAL_FILES = ("LICENSE", "OPENAI-CLIP-MIT.txt", "README.md", "THIRD_PARTY_NOTICES.md")
 
 
 def make(work: Path) -> None:
-    folder, peer = work / "models" / NAME, work / "rclip"
+    """What is missing of all this."""
+    peer = work / "rclip"
+    if not (work / "models" / SMALLER / _CONFIG).exists():
+        _make_directory(work / "models" / SMALLER)
     if (peer / "LICENSE").exists():
         return
+    open_clip, model = _make_directory(work / "models" / NAME)
+    export(model, peer / RCLIP_NAME)
+    vocabulary = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
+    (peer / "tokenizer").mkdir(exist_ok=True)
+    shutil.copy(vocabulary, peer / "tokenizer")
+    for name in LEGAL_FILES:
+        (peer / name).write_text("for a benchmark with random weights\n")
+
+
+def _make_directory(folder: Path) -> tuple[Any, Any]:
+    """A directory that open_clip loads, named as the architecture; open_clip and the model."""
     import torch
     from safetensors.torch import save_file
 
@@ -31,20 +46,15 @@ def make(work: Path) -> None:
 
     open_clip = import_open_clip()
     torch.manual_seed(0)
-    model = open_clip.create_model(NAME, pretrained=None).eval()
+    model = open_clip.create_model(folder.name, pretrained=None).eval()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
         folder / "open_clip_model.safetensors",
     )
-    config = {"model_cfg": open_clip.get_model_config(NAME), "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    export(model, peer / RCLIP_NAME)
-    vocabulary = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
-    (peer / "tokenizer").mkdir(exist_ok=True)
-    shutil.copy(vocabulary, peer / "tokenizer")
-    for name in LEGAL_FILES:
-        (peer / name).write_text("for a benchmark with random weights\n")
+    config = {"model_cfg": open_clip.get_model_config(folder.name), "preprocess_cfg": {}}
+    (folder / _CONFIG).write_text(json.dumps(config))
+    return open_clip, model
 
 
 def export(model: Any, folder: Path) -> None:
