@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.pocket.image_tower import FeatureReader, cache_features, load_lite
-from benchmarks.pocket.photos import Photo, read_rendered, read_tars
+from benchmarks.pocket.photos import MIXED, Photo, read_rendered, read_tars
 from benchmarks.pocket.sentence_encoder import DIM, SentenceEncoder
 from benchmarks.pocket.sentences import (
     LABEL_TEMPLATES,
@@ -45,8 +46,8 @@ class Pictures:
     """Photos as the frozen stages left them, several views of each.
 
     Attributes:
-        pooled: (views, N, 1280).
-        middle: one (N, C, H, W) a view.
+        pooled: (views, N, 1280 for each tower); the tower that is shipped comes first.
+        middle: one (N, C, H, W) a view, of the tower that is shipped.
     """
 
     pooled: Float32Array
@@ -60,9 +61,11 @@ class Corpus:
     Attributes:
         captioned: photos with captions; `owner` maps each caption to its photo.
         captions: one group a caption: as it is, and shortened in three ways.
-        labelled: photos with labels; `label` maps each to its group of `labels`.
+        labelled: photos with labels; `label` maps each to its group of `labels`, and `source` to
+            a number for the collection that it comes from.
+        mixed: all of these photos once more, each with another in the same picture.
         labels, imagenet: one group a name, said in every template.
-        classifier: (1000, 1280) and (1000,), ImageNet's classifier over pooled features.
+        classifiers: (1000, 1280) and (1000,) for each tower: ImageNet's, over pooled features.
         world: sentences without pictures, and their (S, 384) float16 vectors.
         dev, dev_middle: photos to choose by, view 0 only, and their five captions each.
     """
@@ -72,9 +75,11 @@ class Corpus:
     captions: Sentences
     labelled: Pictures
     label: np.ndarray
+    source: np.ndarray
+    mixed: Pictures
     labels: Sentences
     imagenet: Sentences
-    classifier: tuple[Float32Array, Float32Array]
+    classifiers: list[tuple[Float32Array, Float32Array]]
     world: list[str]
     world_vectors: np.ndarray
     dev: Float32Array
@@ -97,23 +102,28 @@ def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) 
     owner = np.repeat(np.arange(len(captioned)), [len(photo.captions) for photo in captioned])
     label_names = sorted({str(photo.label) for photo in labelled})
     label = np.array([label_names.index(str(photo.label)) for photo in labelled])
+    sources = sorted({photo.source for photo in labelled})
+    source = np.array([sources.index(photo.source) for photo in labelled])
     groups = _sentences(caption_list, label_names, settings)
     groups["dev"] = [[caption] for photo in dev for caption in photo.captions]
     vectors = _encode(work / f"vectors-{len(captioned)}", groups)
     parts = ["flickr", "scenes"] if scenes else ["flickr"]
     views = range(settings.views)
+    lites = [lite for lite, _ in settings.teacher_sees]
     return Corpus(
-        captioned=_pictures(features, parts, views),
+        captioned=_pictures(features, lites, parts, views),
         owner=owner,
         captions=Sentences(groups["captions"], vectors["captions"]),
-        labelled=_pictures(features, ["labelled"], views),
+        labelled=_pictures(features, lites, ["labelled"], views),
         label=label,
+        source=source,
+        mixed=_pictures(features, lites, [*parts, "labelled"], [MIXED]),
         labels=Sentences(groups["labels"], vectors["labels"]),
         imagenet=Sentences(groups["imagenet"], vectors["imagenet"]),
-        classifier=_classifier(settings.lite),
+        classifiers=[_classifier(lite) for lite in (settings.lite, *lites)],
         world=[group[0] for group in groups["world"]],
         world_vectors=vectors["world"][:, 0],
-        dev=np.load(features / "dev-v0.pooled.npy"),
+        dev=_pooled(features, lites, "dev", 0),
         dev_middle=np.load(features / "dev-v0.middle.npy"),
         dev_captions=Sentences(groups["dev"], vectors["dev"]),
     )
@@ -128,18 +138,23 @@ def _read_features(
     dev: list[Photo],
     scenes: list[Photo],
 ) -> None:
-    folder.mkdir(exist_ok=True)
     wanted = [("dev", dev, 0)]
-    for view in range(settings.views):
+    for view in (*range(settings.views), MIXED):
         wanted += [("flickr", flickr, view), ("labelled", labelled, view)]
         wanted += [("scenes", scenes, view)] if scenes else []
-    missing = [w for w in wanted if not (folder / f"{w[0]}-v{w[2]}.pooled.npy").exists()]
-    if not missing:
-        return
-    reader = FeatureReader(settings.lite, settings.side_px)
-    for name, photos, view in missing:
-        cache_features(folder, name, photos, reader, view=view, seed=settings.seed)
-        print(f"features of {name}, view {view}: {len(photos)} photos", flush=True)
+    towers = [(settings.lite, settings.side_px, folder)]
+    towers += [(lite, side, folder / f"lite{lite}") for lite, side in settings.teacher_sees]
+    for lite, side_px, place in towers:
+        place.mkdir(exist_ok=True)
+        missing = [w for w in wanted if not (place / f"{w[0]}-v{w[2]}.pooled.npy").exists()]
+        reader = FeatureReader(lite, side_px) if missing else None
+        for name, photos, view in missing:
+            assert reader is not None
+            shipped = place == folder
+            cache_features(
+                place, name, photos, reader, view=view, seed=settings.seed, middle_too=shipped
+            )
+            print(f"lite{lite} on {name}, view {view}: {len(photos)} photos", flush=True)
 
 
 def _sentences(
@@ -187,12 +202,21 @@ def _encode(folder: Path, groups: dict[str, list[list[str]]]) -> dict[str, np.nd
     return vectors
 
 
-def _pictures(folder: Path, parts: list[str], views: range) -> Pictures:
-    def load(kind: str, view: int) -> np.ndarray:
-        return np.concatenate([np.load(folder / f"{part}-v{view}.{kind}.npy") for part in parts])
+def _pictures(
+    folder: Path, lites: Sequence[int], parts: list[str], views: Iterable[int]
+) -> Pictures:
+    pooled = [np.concatenate([_pooled(folder, lites, p, view) for p in parts]) for view in views]
+    middle = [
+        np.concatenate([np.load(folder / f"{part}-v{view}.middle.npy") for part in parts])
+        for view in views
+    ]
+    return Pictures(np.stack(pooled), middle)
 
-    pooled = np.stack([load("pooled", view) for view in views])
-    return Pictures(pooled, [load("middle", view) for view in views])
+
+def _pooled(folder: Path, lites: Sequence[int], name: str, view: int) -> Float32Array:
+    """(N, 1280 for each tower)."""
+    places = [folder, *(folder / f"lite{lite}" for lite in lites)]
+    return np.concatenate([np.load(p / f"{name}-v{view}.pooled.npy") for p in places], axis=1)
 
 
 def _classifier(lite: int) -> tuple[Float32Array, Float32Array]:

@@ -31,7 +31,8 @@ def model_config(settings: Settings) -> dict[str, object]:
                 "timm_model_name": f"tf_efficientnet_lite{settings.lite}",
                 "timm_model_pretrained": False,
                 "timm_pool": "avg",
-                "timm_proj": "mlp",
+                "timm_proj": "linear",
+                "timm_proj_bias": True,
                 "image_size": settings.side_px,
             },
             "text_cfg": {
@@ -66,7 +67,7 @@ def export_model(
         if not name.startswith("classifier."):
             state[f"visual.trunk.{name}"] = value
     for name, value in _fold(image_head).items():
-        state[f"visual.head.mlp.{name}"] = value
+        state[f"visual.head.proj.{name}"] = value
     state |= text_tower.open_clip_state()
     half = {
         name: (value.half() if value.is_floating_point() else value).detach().contiguous().clone()
@@ -79,13 +80,9 @@ def export_model(
 
 
 def _fold(head: ImageHead) -> dict[str, Tensor]:
-    """The head's weights with the standardisation of its inputs folded into the first layer."""
-    weight = head.fc1.weight / head.deviation
-    return {
-        "fc1.weight": weight,
-        "fc1.bias": head.fc1.bias - weight @ head.mean,
-        "fc2.weight": head.fc2.weight,
-    }
+    """The head's map with the standardisation of its inputs folded in."""
+    weight = head.map.weight / head.deviation
+    return {"weight": weight, "bias": head.map.bias - weight @ head.mean}
 
 
 @torch.no_grad()

@@ -24,24 +24,26 @@ from clipsearch.records import Float32Array
 from clipsearch.train.loss import LOGIT_SCALE_CAP, LOGIT_SCALE_FROM_SCRATCH, info_nce_loss
 from clipsearch.train.metrics import PairRetrieval, retrieval_metrics
 
-FEATURES = 1280
+FEATURES = 1280  # of each tower
 _SAME_MEANING = 0.95  # sentences this near are no negatives of each other
 
 
 class ImageHead(nn.Module):
-    """Pooled features -> the joint space: timm's `Mlp`, which open_clip calls 'mlp'."""
+    """Pooled features -> the joint space, by one linear map.
 
-    def __init__(self, mean: Tensor, deviation: Tensor, dim: int, dropout: float = 0.3) -> None:
+    It takes in as many features as it has means for. Half of them are dropped in training: that
+    taught more than a layer between, which learned the training photos by heart.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor, dim: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
-        self.fc1 = nn.Linear(FEATURES, 2 * dim)
-        self.fc2 = nn.Linear(2 * dim, dim, bias=False)
+        self.map = nn.Linear(len(mean), dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        standard = self.dropout((pooled - self.mean) / self.deviation)
-        return self.fc2(self.dropout(functional.gelu(self.fc1(standard))))  # type: ignore[no-any-return]
+        return self.map(self.dropout((pooled - self.mean) / self.deviation))  # type: ignore[no-any-return]
 
 
 class TextHead(nn.Module):
@@ -63,11 +65,17 @@ class TextHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pairs of pooled features (B, 1280) and sentence vectors (B, 384), with who is whose."""
+    """Pairs of pooled features (B, F) and sentence vectors (B, 384), with who is whose.
+
+    Pairs contend within their group only: captions, each collection of labelled photos, ImageNet's
+    rows. Across collections, how a photo looks would tell which names it can have, and names
+    learned from photos would win over names that never had any.
+    """
 
     pooled: Tensor
     vectors: Tensor
     targets: Tensor
+    groups: list[Tensor]
 
 
 class PairSampler:
@@ -82,9 +90,14 @@ class PairSampler:
         everything = np.concatenate(pooled)
         self.mean = everything.mean(0)
         self.deviation = everything.std(0) + 0.01
-        rows = corpus.classifier[0]
-        rows = (rows - rows.mean(0)) * self.deviation
-        self._rows = rows / rows.std(axis=1, keepdims=True)
+        towers = np.split(self.deviation, len(corpus.classifiers))
+        self._rows = np.concatenate(
+            [
+                _standard(rows, own)
+                for (rows, _), own in zip(corpus.classifiers, towers, strict=True)
+            ],
+            axis=1,
+        )
 
     def draw(self) -> Batch:
         corpus, settings, rng = self._corpus, self._settings, self._rng
@@ -113,7 +126,14 @@ class PairSampler:
         identity = np.concatenate([photos, 10**6 + labels, 2 * 10**6 + classes])
         same = identity[:, None] == identity
         same |= vectors @ vectors.T > _SAME_MEANING
-        return Batch(*(torch.from_numpy(part) for part in (pooled, vectors, same)))
+        kinds = np.concatenate(
+            [np.full(len(photos), -1), corpus.source[labelled], np.full(len(classes), 10**6)]
+        )
+        groups = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+        return Batch(
+            *(torch.from_numpy(part) for part in (pooled, vectors, same)),
+            [torch.from_numpy(group) for group in groups if len(group) > 1],
+        )
 
     def _view(self, pooled: Float32Array, rows: np.ndarray) -> Float32Array:
         view: Float32Array = pooled[self._rng.integers(len(pooled), size=len(rows)), rows]
@@ -121,9 +141,16 @@ class PairSampler:
 
     def _prototypes(self, classes: np.ndarray) -> Float32Array:
         """Classifier rows as if they were features: standardised, with noise, put in place."""
-        noise = self._rng.standard_normal((len(classes), FEATURES), dtype=np.float32)
+        noise = self._rng.standard_normal((len(classes), len(self.mean)), dtype=np.float32)
         features: Float32Array = self.mean + self.deviation * (self._rows[classes] + 0.5 * noise)
         return features
+
+
+def _standard(rows: Float32Array, deviation: Float32Array) -> Float32Array:
+    """A classifier's rows as directions of standardised features, each of unit variance."""
+    centred = (rows - rows.mean(0)) * deviation
+    standard: Float32Array = centred / centred.std(axis=1, keepdims=True)
+    return standard
 
 
 def _any_way(vectors: Float32Array, groups: np.ndarray, rng: np.random.Generator) -> Float32Array:
@@ -166,7 +193,7 @@ class Teacher:
         return rows.reshape(*vectors.shape[:-1], -1)
 
     def images(self, pooled: np.ndarray) -> Float32Array:
-        """(N, 1280) pooled features -> (N, D) unit rows."""
+        """(N, F) pooled features of all towers -> (N, D) unit rows."""
         return self._project([embed(member.image, pooled) for member in self.members])
 
     def _project(self, parts: list[Float32Array]) -> Float32Array:
@@ -196,23 +223,23 @@ def join_heads(members: list[Heads], corpus: Corpus, settings: Settings) -> Teac
 
 
 def distil_image_head(teacher: Teacher, corpus: Corpus, settings: Settings) -> ImageHead:
-    """One image head that says what the teacher's members say together."""
+    """A head for the tower that is shipped, which says what the teacher's members say together."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    pooled = np.concatenate([corpus.captioned.pooled, corpus.labelled.pooled], axis=1)
-    taught = np.stack([teacher.images(view) for view in pooled])
+    pictures = (corpus.captioned, corpus.labelled, corpus.mixed)
+    taught = np.concatenate([teacher.images(view) for each in pictures for view in each.pooled])
+    pooled = np.concatenate([view[:, :FEATURES] for each in pictures for view in each.pooled])
     first = teacher.members[0].image
-    head = ImageHead(first.mean, first.deviation, settings.dim, dropout=0.1)
+    head = ImageHead(first.mean[:FEATURES], first.deviation[:FEATURES], settings.dim, dropout=0.3)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 2e-3, total_steps=settings.distil_steps
     )
     for _ in range(settings.distil_steps):
-        views = rng.integers(len(pooled), size=1024)
-        rows = rng.integers(pooled.shape[1], size=1024)
+        rows = rng.integers(len(pooled), size=2048)
         with torch.autocast("cpu", torch.bfloat16):
-            images = head(torch.from_numpy(pooled[views, rows]))
-        loss = 1 - (unit(images) * torch.from_numpy(taught[views, rows])).sum(1).mean()
+            images = head(torch.from_numpy(pooled[rows]))
+        loss = 1 - (unit(images) * torch.from_numpy(taught[rows])).sum(1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -235,16 +262,18 @@ def train_heads(
     logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_FROM_SCRATCH))
     optimizer = torch.optim.AdamW(
         [
-            {"params": [*image.parameters(), *text.parameters()]},
+            {"params": list(image.parameters()), "lr": settings.teacher_image_rate},
+            {"params": list(text.parameters())},
             {"params": [logit_scale], "weight_decay": 0.0},
         ],
-        lr=settings.teacher_rate,
+        lr=settings.teacher_text_rate,
         weight_decay=settings.teacher_decay,
     )
+    rates = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.teacher_rate, total_steps=settings.teacher_steps, pct_start=0.15
+        optimizer, rates, total_steps=settings.teacher_steps, pct_start=0.15
     )
-    classifier = [torch.from_numpy(part) for part in corpus.classifier]
+    classifiers = as_tensors(corpus.classifiers)
     for _ in range(settings.teacher_steps):
         batch = sampler.draw()
         names = torch.from_numpy(_any_way(corpus.imagenet.vectors, np.arange(1000), rng))
@@ -252,9 +281,12 @@ def train_heads(
             images, texts, classes = image(batch.pooled), text(batch.vectors), text(names)
         images, texts, classes = (unit(rows) for rows in (images, texts, classes))
         scale = logit_scale.exp()
-        loss = info_nce_loss(images, texts, scale, targets=batch.targets)
         real = slice(0, settings.captioned_batch + settings.labelled_batch)
-        loss = loss + 0.3 * classifier_loss(images[real], batch.pooled[real], classes, classifier)
+        loss = 0.3 * classifier_loss(images[real], batch.pooled[real], classes, classifiers)
+        for group in batch.groups:
+            targets = batch.targets[group][:, group]
+            share = len(group) / len(images)
+            loss = loss + share * info_nce_loss(images[group], texts[group], scale, targets=targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -264,16 +296,34 @@ def train_heads(
     return Heads(image.eval(), text.eval(), float(logit_scale.exp()))
 
 
+def as_tensors(
+    classifiers: list[tuple[Float32Array, Float32Array]],
+) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases of each classifier, as torch wants them."""
+    return [(torch.from_numpy(rows), torch.from_numpy(bias)) for rows, bias in classifiers]
+
+
 def classifier_loss(
-    images: Tensor, pooled: Tensor, classes: Tensor, classifier: list[Tensor], scale: float = 20.0
+    images: Tensor,
+    pooled: Tensor,
+    classes: Tensor,
+    classifiers: list[tuple[Tensor, Tensor]],
+    scale: float = 20.0,
 ) -> Tensor:
-    """Cross-entropy to what ImageNet's classifier sees in the same photos.
+    """Cross-entropy to what the towers' ImageNet classifiers see in the same photos, on average.
 
     Args:
-        images: (B, D) unit rows; pooled: (B, 1280); classes: (1000, D) unit rows of its names.
+        images: (B, D) unit rows.
+        pooled: (B, F) features of all towers side by side.
+        classes: (1000, D) unit rows of the classes' names.
     """
     with torch.no_grad():
-        seen = functional.softmax(pooled @ classifier[0].T + classifier[1], dim=1)
+        towers = pooled.split(FEATURES, dim=1)
+        opinions = [
+            functional.softmax(features @ rows.T + bias, dim=1)
+            for features, (rows, bias) in zip(towers, classifiers, strict=True)
+        ]
+        seen = torch.stack(opinions).mean(0)
     return functional.cross_entropy(scale * images @ classes.T, seen)
 
 

@@ -106,7 +106,14 @@ class FeatureReader:
 
 
 def cache_features(
-    folder: Path, name: str, photos: list[Photo], reader: FeatureReader, *, view: int, seed: int
+    folder: Path,
+    name: str,
+    photos: list[Photo],
+    reader: FeatureReader,
+    *,
+    view: int,
+    seed: int,
+    middle_too: bool = True,
 ) -> None:
     """Write `name-v{view}.pooled.npy` (float32) and `.middle.npy` (float16) unless they are there.
 
@@ -114,6 +121,10 @@ def cache_features(
     """
     done = folder / f"{name}-v{view}.pooled.npy"
     if done.exists():
+        return
+    if not middle_too:
+        batches = reader.read(photos, view=view, seed=seed)
+        np.save(done, np.concatenate([features.copy() for _, features in batches]))
         return
     draft = folder / f"{name}-v{view}.draft.npy"
     middle: Any = None

