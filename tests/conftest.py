@@ -30,7 +30,7 @@ def real_photos(request: pytest.FixtureRequest) -> Path:
     """The folder of real photos in tars."""
     given = request.config.getoption("--photos")
     if given is None:
-        pytest.skip("needs real photos: pytest --photos DIR")
+        pytest.skip("needs real photos: pytest --photos=DIR")
     return Path(given).resolve()
 
 

@@ -19,6 +19,7 @@ def blas_threads() -> set[int]:
 @pytest.fixture
 def many_threads(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """numpy as a program starts it that says nothing of threads."""
+    quiet_blas._controller.cache_clear()  # other tests bring further libraries of the kind along
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     np.ones((64, 64)) @ np.ones((64, 64))
     before = blas_threads()
