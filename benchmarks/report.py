@@ -77,8 +77,8 @@ def indexing(result: dict[str, Any]) -> str:
         "## Indexing\n",
         "Whole runs over an empty library, start-up counted, each with one text query at its end"
         " (a run of rclip always answers one). Everybody's ViT-B-32-256 has the same random"
-        " weights. The loop with open_clip is what one writes by hand, and what clip-retrieval does"
-        " without a GPU: it keeps nothing but an array, and answers no query.\n",
+        " weights. The loop with open_clip is what one writes by hand: it keeps nothing but an"
+        " array, and answers no query.\n",
     ]
     for kind, title in (("mid", "about 500 px"), ("big", "12 megapixels")):
         some = [run for run in runs if run["photos"] == kind]
@@ -273,7 +273,7 @@ def rescan(result: dict[str, Any]) -> str:
                 name,
                 f"{median(run['wall_s'] for run in mine):.2f}",
                 f"{max(run['peak_mb'] for run in mine):.0f}",
-                f"{ratio(theirs, mine):.1f}x" if name.startswith("clipsearch, 10") else "",
+                f"{ratio(theirs, mine):.1f}x" if name.startswith("clipsearch, 10 ") else "",
             ]
         )
     return "\n".join(

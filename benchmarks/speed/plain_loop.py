@@ -2,8 +2,7 @@
 
     python benchmarks/speed/plain_loop.py MODEL_DIRECTORY PHOTOS OUTPUT.npy
 
-It stands for scripts of that kind and for clip-retrieval's inference on a machine without a GPU,
-which is the same loop around a reader and a writer. No catalogue, no resuming, no bad photos.
+It keeps no catalogue, cannot go on where it was stopped, and ends at the first bad photo.
 """
 
 from __future__ import annotations
