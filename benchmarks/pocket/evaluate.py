@@ -251,7 +251,9 @@ def setting() -> dict[str, object]:
     packages = ("numpy", "pillow", "torch", "open_clip_torch", "openvino")
     return {
         "command": " ".join(
-            ["python", "-m", f"benchmarks.pocket.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+            # Where photos lie on the machine is nobody's business.
+            ["python", "-m", f"benchmarks.pocket.{Path(sys.argv[0]).stem}"]
+            + [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
         ),
         "machine": f"{platform.machine()}, {len(cpu)} x {cpu[0].partition(':')[2].strip()}",
         "python": platform.python_version(),
