@@ -217,18 +217,23 @@ def test_watching_picks_up_new_photos_until_interrupted(
     cli: Cli, photo_folder: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import sys, clipsearch.library\nfrom clipsearch.cli.run import run\n"
+        "import signal, sys, clipsearch.library\nfrom clipsearch.cli.run import run\n"
         "clipsearch.library.WATCH_SECONDS = 0.1\n"
+        # Whoever runs the suite in the background has it ignored, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.exit(run(['index', '--watch', sys.argv[1]]))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, photo_folder], stderr=subprocess.PIPE, text=True
     ) as watcher:
         assert watcher.stderr is not None
-        assert "12 added" in watcher.stderr.readline()
-        draw_photo(tmp_path / "new.jpg", 50).rename(photo_folder / "new.jpg")
-        told = [watcher.stderr.readline() for _ in range(2)]
-        assert any("1 added" in line for line in told)
-        watcher.send_signal(signal.SIGINT)
-        assert watcher.wait() == 130
+        try:
+            assert "12 added" in watcher.stderr.readline()
+            draw_photo(tmp_path / "new.jpg", 50).rename(photo_folder / "new.jpg")
+            told = [watcher.stderr.readline() for _ in range(2)]
+            assert any("1 added" in line for line in told)
+            watcher.send_signal(signal.SIGINT)
+            assert watcher.wait(timeout=60) == 130
+        finally:
+            watcher.kill()
     assert len(cli("query", "anything", "-k", 50).stdout.splitlines()) == 13
