@@ -89,7 +89,7 @@ def indexing(result: dict[str, Any]) -> str:
         theirs = of(some, peer)
         rows = []
         for name in names(some):
-            mine = of(some, name)
+            mine, ours = of(some, name), name.startswith("clipsearch")
             rows.append(
                 [
                     name,
@@ -97,10 +97,8 @@ def indexing(result: dict[str, Any]) -> str:
                     f"{count / median(run['wall_s'] for run in mine):.0f}",
                     f"{median(run['cpu_s'] for run in mine):.1f}",
                     f"{max(run['peak_mb'] for run in mine):.0f}",
-                    f"{ratio(theirs, mine):.1f}x" if name.startswith("clipsearch") else "",
-                    f"{ratio(theirs, mine, 'peak_mb'):.1f}x less"
-                    if name.startswith("clipsearch")
-                    else "",
+                    f"{ratio(theirs, mine):.1f}x" if ours else "",
+                    f"{ratio(theirs, mine, 'peak_mb'):.1f}x less" if ours else "",
                 ]
             )
         size = result["photos"][kind]["mean_bytes"] / 1000

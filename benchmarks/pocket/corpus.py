@@ -147,10 +147,10 @@ def _read_features(
     for lite, side_px, place in towers:
         place.mkdir(exist_ok=True)
         missing = [w for w in wanted if not (place / f"{w[0]}-v{w[2]}.pooled.npy").exists()]
-        reader = FeatureReader(lite, side_px) if missing else None
+        if not missing:
+            continue
+        reader, shipped = FeatureReader(lite, side_px), place == folder
         for name, photos, view in missing:
-            assert reader is not None
-            shipped = place == folder
             cache_features(
                 place, name, photos, reader, view=view, seed=settings.seed, middle_too=shipped
             )

@@ -104,6 +104,11 @@ class FeatureReader:
             found = self._run(pixels.astype(np.float32))
             yield found[0], found[1]
 
+    def pooled(self, photos: list[Photo], *, view: int, seed: int) -> Float32Array:
+        """(N, 1280) pooled features alone."""
+        batches = self.read(photos, view=view, seed=seed)
+        return np.concatenate([features.copy() for _, features in batches])
+
 
 def cache_features(
     folder: Path,
@@ -123,8 +128,7 @@ def cache_features(
     if done.exists():
         return
     if not middle_too:
-        batches = reader.read(photos, view=view, seed=seed)
-        np.save(done, np.concatenate([features.copy() for _, features in batches]))
+        np.save(done, reader.pooled(photos, view=view, seed=seed))
         return
     draft = folder / f"{name}-v{view}.draft.npy"
     middle: Any = None

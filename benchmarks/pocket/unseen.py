@@ -20,10 +20,9 @@ from benchmarks.pocket.corpus import gather
 from benchmarks.pocket.evaluate import RESULTS, setting
 from benchmarks.pocket.heads import embed, train_heads
 from benchmarks.pocket.image_tower import FeatureReader
-from benchmarks.pocket.photos import Photo, read_tar
+from benchmarks.pocket.photos import read_tar
 from benchmarks.pocket.sentences import LABEL_TEMPLATES, fill
 from benchmarks.pocket.settings import Settings
-from clipsearch.records import Float32Array
 
 FOLDS = 5
 
@@ -40,7 +39,8 @@ def main() -> None:
     corpus = gather(chosen.photos, chosen.rendered, chosen.work, settings)
     photos = read_tar(chosen.photos / "labelled-eval" / "caltech101-eval.tar")
     towers = ((settings.lite, settings.side_px), *settings.teacher_sees)
-    pooled = np.concatenate([_features(photos, *tower, settings.seed) for tower in towers], axis=1)
+    readers = (FeatureReader(lite, side_px) for lite, side_px in towers)
+    pooled = np.concatenate([r.pooled(photos, view=0, seed=settings.seed) for r in readers], axis=1)
     classes = sorted({str(photo.label) for photo in photos})
     truth = np.array([classes.index(str(photo.label)) for photo in photos])
 
@@ -76,12 +76,6 @@ def main() -> None:
     path = chosen.results / "pocket-unseen.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(path)
-
-
-def _features(photos: list[Photo], lite: int, side_px: int, seed: int) -> Float32Array:
-    """(N, 1280) of one tower."""
-    batches = FeatureReader(lite, side_px).read(photos, view=0, seed=seed)
-    return np.concatenate([features.copy() for _, features in batches])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 OpenBLAS's threads go on spinning for some 30 ms after a product, in case there is another; FAISS's
 own threads then wait for a core. On two cores that made a warm query at a million photos take
-three times as long, and a query's products are too small to gain from a second thread.
+three times as long, and a query's products gain nothing from a second thread: they are small, or
+wait for memory.
 """
 
 from __future__ import annotations

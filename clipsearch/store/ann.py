@@ -527,14 +527,13 @@ def _due_from(reader: Reader) -> float:
 def in_words(folder: Path, reader: Reader, model: Model) -> str:
     """How queries are answered, and why so."""
     index, notice = open_index(folder, model)
-    chosen = reader.get_setting(CHOICE)
-    by_hand = "; as `compact --search` was told" if chosen in KINDS[1:] else ""
+    due = _due_from(reader)
+    told = "as `compact --search` was told"
     if index is None:
-        why = notice[0] if notice else f"quick enough below {MIN_VECTORS:,}"
-        if chosen == "exact":
-            why = "as `compact --search` was told"
-        return f"every vector is compared ({why})"
+        enough = told if due == math.inf else f"quick enough below {due:,}"
+        return f"every vector is compared ({notice[0] if notice else enough})"
     tail = model.rows - index.facts.rows
+    by_hand = "" if due == MIN_VECTORS else f"; {told}"
     return f"{index.facts.why}; {tail:,} newer vectors are compared one by one{by_hand}"
 
 
@@ -548,7 +547,7 @@ def build(folder: Path, reader: Reader, model: Model, *, seed: int = 0) -> Build
     live = reader.count_rows(model.id)
     if live < _due_from(reader):
         ann_file.remove(folder, model)
-        why = f"exact: {live:,} vectors are searched as quickly without an index"
+        why = f"exact: no index is due for {live:,} vectors"
         return BuildReport(time.perf_counter() - started, None, why)
     generator = np.random.default_rng(seed)
     # 2 sqrt(N): at a million the quickest at recall 0.99 of 1024, 2048 and 4096 lists.
