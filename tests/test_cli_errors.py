@@ -31,7 +31,7 @@ def library_of(tmp_path: Path) -> Path:
         ("query sea --after yesterday", 2, "not a date"),
         ("query sea --format picture", 2, "picture"),
         ("query sea --in /nowhere", 2, "no photo there"),
-        ("query --image /nowhere.jpg", 1, "no longer there"),
+        ("query --image /nowhere.jpg", 1, "no such file"),
         ("query snow:0", 2, "weight"),
         ("no-such-command", 2, "no-such-command"),
         ("index /nowhere", 1, "there is no folder"),

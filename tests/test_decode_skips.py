@@ -126,7 +126,7 @@ def test_a_pipe_is_skipped_at_once_even_behind_a_link(tmp_path: Path) -> None:
 
 
 def test_places_without_a_file_are_skipped(tmp_path: Path) -> None:
-    assert reason(tmp_path / "gone.jpg") == "it is no longer there"
+    assert reason(tmp_path / "gone.jpg") == "there is no such file"
     assert reason(tmp_path) == "a folder, not a file"
     with pytest.raises(SkippedPhoto):
         decode_photo(b"a\0b.jpg", side_px=32)

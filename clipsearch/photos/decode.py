@@ -196,7 +196,7 @@ def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
             os.lseek(file, 0, os.SEEK_SET)
             data = _all_bytes(file, size)
     except FileNotFoundError as error:
-        raise VanishedPhoto(name, "it is no longer there", retry=True) from error
+        raise VanishedPhoto(name, "there is no such file", retry=True) from error
     except OSError as error:
         raise SkippedPhoto(name, _unreadable(error), retry=True) from error
     return data, "RAW" if kind == "TIFF" and _is_raw(data) else kind
