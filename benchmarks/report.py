@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PEERS = ("peer", "second_peer")
 RESULTS, CHARTS = HERE / "results", HERE / "charts"
 Runs = list[dict[str, Any]]
 
@@ -47,21 +48,19 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {each}".removeprefix("python ") for name, each in versions.items())
+
+
 def where(result: dict[str, Any]) -> str:
     machine, version = result["machine"], result["versions"]
-    peer = result.get("peer")
     words = [
         f"{result['date']}; {machine['cores']} cores of {machine['processor']}"
         f" ({', '.join(machine['instructions'])}), {machine['memory_gib']} GiB,"
         f" {machine['system']}",
-        "Python "
-        + ", ".join(f"{key} {value}".removeprefix("python ") for key, value in version.items()),
+        "Python " + _versions(version),
+        *(f"peer: Python {_versions(result[key])}" for key in PEERS if key in result),
     ]
-    if peer:
-        words.append(
-            "peer: Python "
-            + ", ".join(f"{key} {value}".removeprefix("python ") for key, value in peer.items())
-        )
     shared = f" Note: {result['note']}." if "note" in result else ""
     if result["load_at_end"] > 2 * machine["cores"]:
         shared += (

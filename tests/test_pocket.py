@@ -67,3 +67,12 @@ def test_pocket_finds_the_albums_photos_for_natural_queries(encoder: LocalEncode
     ]
     assert len(asked) == 25
     assert sum(found) >= 20
+
+
+def test_photos_leave_the_coordinate_alone_that_holds_sentences_back(encoder: LocalEncoder):
+    photos = [album_photo(query["filepath"]) for query in queries()[:4]]
+    seen = encoder.images(np.stack([encoder.preprocess.pixels(photo) for photo in photos]))
+    assert np.all(seen[:, -1] == 0)
+    # A name that thousands of photos taught would else win over one that none did.
+    common, rare = encoder.texts(["a photo of a dog", "a photo of a theodolite"])
+    assert common[-1] > rare[-1] + 0.1

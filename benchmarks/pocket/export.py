@@ -80,9 +80,10 @@ def export_model(
 
 
 def _fold(head: ImageHead) -> dict[str, Tensor]:
-    """The head's map with the standardisation of its inputs folded in."""
+    """The head's map with the standardisation of its inputs folded in, and a last row of zeros."""
     weight = head.map.weight / head.deviation
-    return {"weight": weight, "bias": head.map.bias - weight @ head.mean}
+    bias = head.map.bias - weight @ head.mean
+    return {"weight": functional.pad(weight, (0, 0, 0, 1)), "bias": functional.pad(bias, (0, 1))}
 
 
 @torch.no_grad()
@@ -107,7 +108,8 @@ def verify(
     pixels = torch.from_numpy(noise).permute(0, 3, 1, 2).float()
     pixels = functional.interpolate(pixels, settings.side_px, mode="bilinear") / 127.5 - 1.0
     seen = model.encode_image(pixels, normalize=True)
-    expected = unit(image_head(trunk.forward_head(trunk.forward_features(pixels), pre_logits=True)))
+    pooled = trunk.forward_head(trunk.forward_features(pixels), pre_logits=True)
+    expected = functional.pad(unit(image_head(pooled)), (0, 1))
     said = model.encode_text(open_clip.get_tokenizer(name)(list(sentences)), normalize=True)
     taught = embed_tokens(text_tower, tokenize(sentences, settings.context_length))
     cosines = tuple(float((a * b).sum(1).min()) for a, b in ((seen, expected), (said, taught)))

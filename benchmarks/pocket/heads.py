@@ -3,7 +3,8 @@
 Three kinds of pairs share every batch: photos with captions, photos with labels in sentences drawn
 afresh, and the rows of ImageNet's classifier (each the direction of one class among the pooled
 features) with what is said of their names. A fourth signal needs no pairs: what the classifier
-itself sees in a photo, as probabilities over its thousand names.
+itself sees in a photo, as probabilities over its thousand names. A fifth needs no sentences: photos
+of one label are alike.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from torch.nn import functional
 
 from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus
 from benchmarks.pocket.sentence_encoder import DIM
-from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.settings import Diet, Settings
 from clipsearch.records import Float32Array
 from clipsearch.train.loss import LOGIT_SCALE_CAP, LOGIT_SCALE_FROM_SCRATCH, info_nce_loss
 from clipsearch.train.metrics import PairRetrieval, retrieval_metrics
 
 FEATURES = 1280  # of each tower
 _SAME_MEANING = 0.95  # sentences this near are no negatives of each other
+_RARE = 0.3  # one noun in four of WordNet's is no nearer than this to its ten nearest photos
 
 
 class ImageHead(nn.Module):
@@ -67,26 +69,30 @@ class TextHead(nn.Module):
 class Batch:
     """Pairs of pooled features (B, F) and sentence vectors (B, 384), with who is whose.
 
-    Pairs contend within their group only: captions, each collection of labelled photos, ImageNet's
-    rows. Across collections, how a photo looks would tell which names it can have, and names
-    learned from photos would win over names that never had any.
+    Attributes:
+        targets: (B, B) bool: which sentences (columns) are right for which photos (rows).
+        labelled: which rows are photos with labels.
+        alike, comparable: (L, L) bool among these: of one label; of one collection, and not the
+            same. Photos of two collections can be told apart without a look at what they show.
     """
 
     pooled: Tensor
     vectors: Tensor
     targets: Tensor
-    groups: list[Tensor]
+    labelled: slice
+    alike: Tensor
+    comparable: Tensor
 
 
 class PairSampler:
     """Draws mixed batches; every draw takes a random view and a random way to say it."""
 
     def __init__(
-        self, corpus: Corpus, settings: Settings, rng: np.random.Generator, without: frozenset[int]
+        self, corpus: Corpus, diet: Diet, rng: np.random.Generator, without: frozenset[int]
     ) -> None:
-        self._corpus, self._settings, self._rng = corpus, settings, rng
-        self._labelled = np.flatnonzero(~np.isin(corpus.label, list(without)))
-        pooled = corpus.captioned.pooled[0], corpus.labelled.pooled[0]
+        self._corpus, self._diet, self._rng = corpus, diet, rng
+        self._labelled = photos_of(corpus, without)
+        pooled = corpus.captioned.pooled[0], corpus.labelled.pooled[0][self._labelled]
         everything = np.concatenate(pooled)
         self.mean = everything.mean(0)
         self.deviation = everything.std(0) + 0.01
@@ -100,15 +106,15 @@ class PairSampler:
         )
 
     def draw(self) -> Batch:
-        corpus, settings, rng = self._corpus, self._settings, self._rng
-        captions = rng.choice(len(corpus.owner), settings.captioned_batch, replace=False)
+        corpus, diet, rng = self._corpus, self._diet, self._rng
+        captions = rng.choice(len(corpus.owner), diet.captioned, replace=False)
         ways = np.where(
             rng.random(len(captions)) < 0.65, 0, rng.integers(WAYS_TO_SAY, size=len(captions))
         )
         photos = corpus.owner[captions]
-        labelled = rng.choice(self._labelled, settings.labelled_batch, replace=False)
+        labelled = rng.choice(self._labelled, diet.labelled, replace=False)
         labels = corpus.label[labelled]
-        classes = rng.choice(1000, settings.imagenet_batch, replace=False)
+        classes = rng.choice(1000, diet.imagenet, replace=False)
         pooled = np.concatenate(
             [
                 self._view(corpus.captioned.pooled, photos),
@@ -126,13 +132,12 @@ class PairSampler:
         identity = np.concatenate([photos, 10**6 + labels, 2 * 10**6 + classes])
         same = identity[:, None] == identity
         same |= vectors @ vectors.T > _SAME_MEANING
-        kinds = np.concatenate(
-            [np.full(len(photos), -1), corpus.source[labelled], np.full(len(classes), 10**6)]
-        )
-        groups = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+        source = corpus.source[labelled]
         return Batch(
             *(torch.from_numpy(part) for part in (pooled, vectors, same)),
-            [torch.from_numpy(group) for group in groups if len(group) > 1],
+            slice(len(photos), len(photos) + len(labelled)),
+            torch.from_numpy(labels[:, None] == labels),
+            torch.from_numpy((source[:, None] == source) & ~np.eye(len(source), dtype=bool)),
         )
 
     def _view(self, pooled: Float32Array, rows: np.ndarray) -> Float32Array:
@@ -169,57 +174,116 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Several pairs of heads as one: similarities are their mean, in fewer dimensions.
+    """Several pairs of heads as one: similarities are their weighted mean, in fewer dimensions.
 
     The members' unit vectors, side by side, have the mean similarity as their product; the
     leading principal axes of photos and sentences together keep most of it.
 
     Attributes:
         members: heads, each of its own seed.
-        axes: (members x D, D) orthonormal columns.
+        shares: of each member in the similarities; they add up to 1.
+        axes: (members x D, D - 1) orthonormal columns.
+        photos: (P, D - 1) unit rows: training photos, to find out how far a sentence reaches.
+        power, neighbours: see `hold_back`.
     """
 
     members: list[Heads]
+    shares: list[float]
     axes: Float32Array
+    photos: Float32Array
+    power: float
+    neighbours: int
 
     @property
     def logit_scale(self) -> float:
         return float(np.mean([member.logit_scale for member in self.members]))
 
     def texts(self, vectors: np.ndarray) -> Float32Array:
-        """(..., 384) sentence vectors -> (..., D) unit rows."""
+        """(..., 384) sentence vectors -> (..., D - 1) unit rows, all reaching equally far."""
         flat = vectors.reshape(-1, DIM)
         rows = self._project([embed(member.text, flat) for member in self.members])
         return rows.reshape(*vectors.shape[:-1], -1)
 
     def images(self, pooled: np.ndarray) -> Float32Array:
-        """(N, F) pooled features of all towers -> (N, D) unit rows."""
+        """(N, F) pooled features of all towers -> (N, D - 1) unit rows."""
         return self._project([embed(member.image, pooled) for member in self.members])
 
+    def hold_back(self, texts: Float32Array) -> Float32Array:
+        """(..., D - 1) unit rows of sentences -> (..., D) unit rows, as the text tower learns them.
+
+        A sentence's reach is its mean cosine with the training photos most like it. Names that had
+        photos of their own reach far, and win also where they are wrong; so do hubs, which are
+        near to everything. Cross-domain similarity local scaling (Conneau et al. 2018) subtracts
+        this figure; here a sentence is made shorter by a power of it, and a coordinate that is 0
+        in every photo makes it a unit vector again. Which photos a sentence finds stays the same;
+        which sentence a photo finds does not.
+        """
+        flat = texts.reshape(-1, texts.shape[-1])
+        length = self._lengths(flat)[:, None]
+        rows = np.concatenate([length * flat, np.sqrt(1 - length**2)], axis=1)
+        return rows.reshape(*texts.shape[:-1], -1).astype(np.float32)
+
+    def _lengths(self, texts: Float32Array) -> Float32Array:
+        """(N,) in (0, 1]; 1 where the nearest photos are as far as those of a rare word."""
+        photos = torch.from_numpy(self.photos).bfloat16().T
+        reach = [
+            (torch.from_numpy(part).bfloat16() @ photos)
+            .topk(self.neighbours)
+            .values.float()
+            .mean(1)
+            for part in np.array_split(texts, max(1, len(texts) // 1024))
+        ]
+        lengths: Float32Array = (_RARE / torch.cat(reach).clamp(min=_RARE)).pow(self.power).numpy()
+        return lengths
+
     def _project(self, parts: list[Float32Array]) -> Float32Array:
-        rows = np.concatenate(parts, axis=1) @ self.axes
+        rows = _side_by_side(parts, self.shares) @ self.axes
         found: Float32Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return found
 
 
-def join_heads(members: list[Heads], corpus: Corpus, settings: Settings) -> Teacher:
+def _side_by_side(parts: list[Float32Array], shares: list[float]) -> Float32Array:
+    weighed = [share**0.5 * part for part, share in zip(parts, shares, strict=True)]
+    return np.concatenate(weighed, axis=1)
+
+
+def join_heads(
+    members: list[Heads],
+    shares: list[float],
+    corpus: Corpus,
+    settings: Settings,
+    *,
+    without: frozenset[int] = frozenset(),
+) -> Teacher:
     """The members' common teacher; axes from the training photos and what is said of them."""
+    known = np.setdiff1d(np.arange(len(corpus.labels.texts)), list(without))
     texts = [
         corpus.captions.vectors[:, 0],
-        corpus.labels.vectors[:, 2],
+        corpus.labels.vectors[known, 2],
         corpus.imagenet.vectors[:, 2],
     ]
-    said, seen = (
-        np.concatenate(texts),
-        np.concatenate([corpus.captioned.pooled[0], corpus.labelled.pooled[0]]),
-    )
+    photos = corpus.labelled.pooled[0][photos_of(corpus, without)]
+    said, seen = np.concatenate(texts), np.concatenate([corpus.captioned.pooled[0], photos])
     sides = [
-        np.concatenate([embed(member.text, said) for member in members], axis=1),
-        np.concatenate([embed(member.image, seen) for member in members], axis=1),
+        _side_by_side([embed(member.text, said) for member in members], shares),
+        _side_by_side([embed(member.image, seen) for member in members], shares),
     ]
     moments = sum(side.T @ side / len(side) for side in sides)
     _, axes = np.linalg.eigh(moments)
-    return Teacher(members, np.ascontiguousarray(axes[:, ::-1][:, : settings.dim]))
+    leading = np.ascontiguousarray(axes[:, ::-1][:, : settings.dim - 1])
+    rows = sides[1] @ leading
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return Teacher(members, shares, leading, rows, settings.reach_power, settings.reach_neighbours)
+
+
+def photos_of(corpus: Corpus, without: frozenset[int]) -> np.ndarray:
+    """Which labelled photos are left where these labels are left out."""
+    return np.flatnonzero(~np.isin(corpus.label, list(without)))
+
+
+def with_coordinate(images: Float32Array) -> Float32Array:
+    """(N, D - 1) unit rows of photos -> (N, D), with the 0 that `Teacher.hold_back` needs."""
+    return np.pad(images, ((0, 0), (0, 1)))
 
 
 def distil_image_head(teacher: Teacher, corpus: Corpus, settings: Settings) -> ImageHead:
@@ -230,7 +294,8 @@ def distil_image_head(teacher: Teacher, corpus: Corpus, settings: Settings) -> I
     taught = np.concatenate([teacher.images(view) for each in pictures for view in each.pooled])
     pooled = np.concatenate([view[:, :FEATURES] for each in pictures for view in each.pooled])
     first = teacher.members[0].image
-    head = ImageHead(first.mean[:FEATURES], first.deviation[:FEATURES], settings.dim, dropout=0.3)
+    dim = settings.dim - 1
+    head = ImageHead(first.mean[:FEATURES], first.deviation[:FEATURES], dim, dropout=0.3)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 2e-3, total_steps=settings.distil_steps
@@ -248,12 +313,17 @@ def distil_image_head(teacher: Teacher, corpus: Corpus, settings: Settings) -> I
 
 
 def train_heads(
-    corpus: Corpus, settings: Settings, *, seed: int, without: frozenset[int] = frozenset()
+    corpus: Corpus,
+    settings: Settings,
+    diet: Diet,
+    *,
+    seed: int,
+    without: frozenset[int] = frozenset(),
 ) -> Heads:
     """One pair of heads. `without` leaves out the photos and names of these labels."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    sampler = PairSampler(corpus, settings, rng, without)
+    sampler = PairSampler(corpus, diet, rng, without)
     image = ImageHead(
         torch.from_numpy(sampler.mean), torch.from_numpy(sampler.deviation), settings.dim
     )
@@ -281,12 +351,13 @@ def train_heads(
             images, texts, classes = image(batch.pooled), text(batch.vectors), text(names)
         images, texts, classes = (unit(rows) for rows in (images, texts, classes))
         scale = logit_scale.exp()
-        real = slice(0, settings.captioned_batch + settings.labelled_batch)
-        loss = 0.3 * classifier_loss(images[real], batch.pooled[real], classes, classifiers)
-        for group in batch.groups:
-            targets = batch.targets[group][:, group]
-            share = len(group) / len(images)
-            loss = loss + share * info_nce_loss(images[group], texts[group], scale, targets=targets)
+        loss = info_nce_loss(images, texts, scale, targets=batch.targets)
+        real = slice(0, batch.labelled.stop)
+        loss = loss + 0.3 * classifier_loss(images[real], batch.pooled[real], classes, classifiers)
+        if diet.likeness:
+            named = images[batch.labelled]
+            alike = likeness_loss(named, named, batch.alike, batch.comparable)
+            loss = loss + diet.likeness * diet.labelled / len(images) * alike
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -325,6 +396,22 @@ def classifier_loss(
         ]
         seen = torch.stack(opinions).mean(0)
     return functional.cross_entropy(scale * images @ classes.T, seen)
+
+
+def likeness_loss(
+    images: Tensor, keys: Tensor, alike: Tensor, comparable: Tensor, scale: float = 10.0
+) -> Tensor:
+    """Supervised contrast (Khosla et al. 2020): every photo finds those of its label.
+
+    Args:
+        images, keys: (B, D) and (K, D) unit rows.
+        alike, comparable: (B, K) bool: who is of one label, and who contends at all.
+    """
+    logits = (scale * images @ keys.T).masked_fill(~comparable, -1e4)
+    right = alike & comparable
+    some = right.any(1)
+    spread = right[some] / right[some].sum(1, keepdim=True)
+    return functional.cross_entropy(logits[some], spread)
 
 
 def unit(rows: Tensor) -> Tensor:

@@ -6,6 +6,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Diet:
+    """What some of the teacher's members are fed in every batch, and how much they are heard.
+
+    Attributes:
+        seeds: of the members that are brought up on it.
+        share: of the whole teacher's similarities; the shares of all diets add up to 1.
+        captioned, labelled, imagenet: pairs of each kind in a batch.
+        likeness: weight of the loss that brings photos of one label together.
+    """
+
+    seeds: tuple[int, ...]
+    share: float
+    captioned: int
+    labelled: int
+    imagenet: int
+    likeness: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was chosen on the dev photos; trials.md has what was tried beside it."""
 
@@ -14,6 +33,7 @@ class Settings:
     # Towers. EfficientNet-Lite2 gave 3 points more recall@10 than Lite0 with everything frozen.
     lite: int = 2
     side_px: int = 260
+    # The last coordinate is 0 in every photo: a sentence that has some of it reaches less far.
     dim: int = 256
     text_width: int = 224
     text_heads: int = 4
@@ -27,24 +47,32 @@ class Settings:
     # through the other towers too (lite, side): three see 4 points more recall@10 than one.
     teacher_sees: tuple[tuple[int, int], ...] = ((0, 224), (1, 240))
     teacher_hidden: int = 768
-    teachers: int = 8
+    # One kind of heads knows everything, one no label (so names without photos are not drowned by
+    # names with photos), one mostly labels (so photos of one thing lie together).
+    diets: tuple[Diet, ...] = (
+        Diet(seeds=(1, 2, 3, 4, 9, 10, 11), share=0.6, captioned=640, labelled=192, imagenet=128),
+        Diet(seeds=(5, 6, 12, 13), share=0.3, captioned=640, labelled=0, imagenet=128),
+        Diet(seeds=(7, 8), share=0.1, captioned=64, labelled=512, imagenet=256, likeness=1.0),
+    )
     teacher_steps: int = 450
     teacher_image_rate: float = 1e-3
     teacher_text_rate: float = 2e-3
     teacher_decay: float = 0.1
     distil_steps: int = 250
-    captioned_batch: int = 640
-    labelled_batch: int = 192
-    imagenet_batch: int = 128
+    # Sentences are shortened by (how near the photos most like them come) to this power.
+    reach_power: float = 0.6
+    reach_neighbours: int = 10
 
     # The last stages of the image tower.
-    tail_steps: int = 1400
+    tail_steps: int = 1200
     tail_batch: int = 96
     tail_rate: float = 1e-4
 
     # The text tower.
-    student_early_steps: int = 600
-    student_steps: int = 1100
+    student_early_steps: int = 500
+    student_steps: int = 1000
+    student_late_steps: int = 500
+    student_last_steps: int = 300
     student_rate: float = 8e-4
     student_paired_batch: int = 384
     student_world_batch: int = 512

@@ -146,7 +146,7 @@ class Lessons:
     Attributes:
         captions, labels, imagenet: (G, V, L) uint16 tokens; `*_taught`: (G, V, D) unit rows.
         world: (S, L); `world_taught`: (S, D).
-        photos: (views, N, D), labelled: (views, M, D): the image tower's vectors.
+        photos: (views, N, D - 1), labelled: (views, M, D - 1): the image tower's vectors.
     """
 
     captions: np.ndarray
@@ -200,12 +200,11 @@ def train_student(
         texts = embed_tokens(tower, paired.tokens)
         world = embed_tokens(tower, lessons.world[rows])
         taught = torch.from_numpy(paired.taught)
-        distance = 1 - (texts * taught).sum(1).mean()
-        distance = (
-            distance + 1 - (world * torch.from_numpy(lessons.world_taught[rows])).sum(1).mean()
-        )
+        distance = _apart(texts, taught)
+        distance = distance + _apart(world, torch.from_numpy(lessons.world_taught[rows]))
         images = torch.from_numpy(paired.images)
-        with_photo = texts[: len(images)]
+        # Where a sentence lies is learned from photos, how far it reaches from the teacher alone.
+        with_photo = unit(texts[: len(images), :-1])
         contrast = info_nce_loss(
             images, with_photo, scale, targets=torch.from_numpy(paired.targets)
         )
@@ -215,6 +214,13 @@ def train_student(
         nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
         optimizer.step()
         report(step + 1, f"distance {distance.item() / 2:.3f} contrast {contrast.item():.3f}")
+
+
+def _apart(texts: Tensor, taught: Tensor) -> Tensor:
+    """How far from the teacher's rows: where they point, and how far they are held back."""
+    directions = unit(texts[:, :-1]) * unit(taught[:, :-1])
+    held_back = texts[:, -1] - taught[:, -1]
+    return (1 - directions.sum(1) + held_back.square()).mean()
 
 
 def embed_tokens(tower: TextTower, tokens: np.ndarray, *, together: int = 96) -> Tensor:
@@ -279,12 +285,13 @@ def _paired(
             lessons.imagenet_taught[classes, said],
         ]
     )
+    where = taught[: len(identity), :-1]
+    where = where / np.linalg.norm(where, axis=1, keepdims=True)
     return _Paired(
         _stack([*tokens, lessons.imagenet[classes, said]]),
         taught,
         images,
-        (identity[:, None] == identity)
-        | (taught[: len(identity)] @ taught[: len(identity)].T > 0.95),
+        (identity[:, None] == identity) | (where @ where.T > 0.95),
     )
 
 

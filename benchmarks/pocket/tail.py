@@ -4,7 +4,8 @@ The early stages are frozen and their activations cached, so a step costs a thir
 forward and backward pass. The text side is the teacher's, fixed: all captions can be negatives of
 every photo, and every photo's latest vector a negative of every caption, whatever the batch size.
 The teacher, which sees through three towers, also says what it sees in pictures that show two
-photos: nobody has described them, so they teach how to look and not what was said.
+photos: nobody has described them, so they teach how to look and not what was said. Photos of one
+label learn to lie together.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from benchmarks.pocket.heads import (
     as_tensors,
     classifier_loss,
     embed,
+    likeness_loss,
     unit,
 )
 from benchmarks.pocket.image_tower import run_tail, tail_layers
@@ -74,6 +76,7 @@ def train_tail(
     kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
     taught = [np.stack([teacher.images(view) for view in pictures.pooled]) for pictures in kinds]
     bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0][:, :FEATURES]))
+    named_bank = torch.from_numpy(embed(image_head, corpus.labelled.pooled[0][:, :FEATURES]))
     spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]
     for step in range(settings.tail_steps):
         rate = cosine_schedule(step, settings.tail_steps, warmup=50)
@@ -106,17 +109,24 @@ def train_tail(
         template = int(rng.integers(labels.shape[1]))
         names = torch.from_numpy(corpus.label[labelled])
         to_label = nn.functional.cross_entropy(scale * named @ labels[:, template].T, names)
+        of_label = corpus.label[labelled][:, None] == corpus.label
+        contend = corpus.source[labelled][:, None] == corpus.source
+        contend[np.arange(len(labelled)), labelled] = False
+        alike = likeness_loss(
+            named, named_bank, torch.from_numpy(of_label), torch.from_numpy(contend)
+        )
         judged = classifier_loss(images, torch.from_numpy(seen), classes, classifiers)
         distance = 1 - (images * torch.from_numpy(told)).sum(1).mean()
-        loss = (to_text + to_image) / 2 + 0.5 * to_label + 0.3 * judged + 20 * distance
+        loss = (to_text + to_image) / 2 + to_label + 0.3 * (alike + judged) + 20 * distance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        named_bank[labelled] = named.detach()
         with torch.no_grad():
             keep = min(0.99, (step + 1) / (step + 10))
             for mean, now in zip(average, (*convolutions, *head.parameters()), strict=True):
                 mean.lerp_(now, 1 - keep)
-        parts = (to_text, to_image, to_label, judged, distance)
+        parts = (to_text, to_image, to_label, alike, judged, distance)
         report(step + 1, " ".join(f"{part.item():.2f}" for part in parts), trunk, head)
     with torch.no_grad():
         for now, mean in zip((*convolutions, *head.parameters()), average, strict=True):

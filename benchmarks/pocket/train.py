@@ -3,11 +3,12 @@
 Stages, each kept under DIR and skipped when it is there, so a run that was stopped goes on:
 
     corpus      features of the photos' frozen layers; vectors of the sentences   (corpus.py)
-    teacher-1   heads over both frozen towers                                      (heads.py)
-    student-1   a text tower that learns the teacher's space                       (student.py)
-    teacher     an ensemble of heads; one image head distilled from it             (heads.py)
-    student-2   the text tower, turned into the new space, learns on
+    member-N    heads over the frozen towers; the first alone is teacher-1         (heads.py)
+    student-1   a text tower that learns the first teacher's space                 (student.py)
+    teacher     all members as one; one image head distilled from it               (heads.py)
+    student-2   the text tower, turned into the new space, learns on; student-3 at half the rate
     tail        the image tower's last layers                                      (tail.py)
+    student-4   the text tower, beside the photos as that image tower sees them
     export      an open_clip directory, checked against plain open_clip            (export.py)
 
 Only the dev photos are looked at for figures. Packages that only training needs:
@@ -32,6 +33,7 @@ from benchmarks.pocket.corpus import Corpus, Sentences, gather
 from benchmarks.pocket.export import export_model, verify
 from benchmarks.pocket.heads import (
     FEATURES,
+    Heads,
     Teacher,
     dev_recall,
     distil_image_head,
@@ -39,10 +41,11 @@ from benchmarks.pocket.heads import (
     in_words,
     join_heads,
     train_heads,
+    with_coordinate,
 )
 from benchmarks.pocket.image_tower import load_lite
 from benchmarks.pocket.known_words import taught_words, write_words
-from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.settings import Diet, Settings
 from benchmarks.pocket.student import (
     Lessons,
     TextTower,
@@ -81,44 +84,56 @@ class Run:
         return torch.load(path, weights_only=False)
 
     def measure(self, name: str, images: Float32Array, texts: Float32Array) -> None:
-        self.say(f"{name}: dev {in_words(dev_recall(images, texts))}")
+        self.say(f"{name}: dev {in_words(dev_recall(with_coordinate(images), texts))}")
 
     def first_teacher(self) -> Teacher:
+        """The first member alone, for the text tower to begin with."""
+        diet = self.settings.diets[0]
+
         def make() -> Teacher:
-            heads = train_heads(self.corpus, self.settings, seed=1)
-            return join_heads([heads], self.corpus, self.settings)
+            first = self._member(diet, diet.seeds[0])
+            return join_heads([first], [1.0], self.corpus, self.settings)
 
         return self._measured("teacher-1", make)
 
-    def teacher(self, first: Teacher) -> Teacher:
+    def teacher(self) -> Teacher:
+        """All members."""
+
         def make() -> Teacher:
-            members = list(first.members)
-            for seed in range(2, self.settings.teachers + 1):
-                members.append(train_heads(self.corpus, self.settings, seed=seed))
-                self.say(f"teacher: member {seed} trained")
-            return join_heads(members, self.corpus, self.settings)
+            diets = [(diet, seed) for diet in self.settings.diets for seed in diet.seeds]
+            members = [self._member(diet, seed) for diet, seed in diets]
+            shares = [diet.share / len(diet.seeds) for diet, _ in diets]
+            return join_heads(members, shares, self.corpus, self.settings)
 
         return self._measured("teacher", make)
+
+    def _member(self, diet: Diet, seed: int) -> Heads:
+        heads: Heads = self.stage(
+            f"member-{seed}", lambda: train_heads(self.corpus, self.settings, diet, seed=seed)
+        )
+        return heads
 
     def _measured(self, name: str, make: Callable[[], Teacher]) -> Teacher:
         teacher: Teacher = self.stage(name, make)
         corpus = self.corpus
-        said = teacher.texts(corpus.dev_captions.vectors[:, 0])
-        self.measure(name, teacher.images(corpus.dev), said)
+        self.measure(name, teacher.images(corpus.dev), self._dev_said(teacher))
         return teacher
+
+    def _dev_said(self, teacher: Teacher) -> Float32Array:
+        return teacher.hold_back(teacher.texts(self.corpus.dev_captions.vectors[:, 0]))
 
     def image_head(self, teacher: Teacher) -> Any:
         head = self.stage(
             "image-head", lambda: distil_image_head(teacher, self.corpus, self.settings)
         )
-        said = teacher.texts(self.corpus.dev_captions.vectors[:, 0])
-        self.measure("image-head", embed(head, self.corpus.dev[:, :FEATURES]), said)
+        seen = embed(head, self.corpus.dev[:, :FEATURES])
+        self.measure("image-head", seen, self._dev_said(teacher))
         return head
 
     def tail(self, head: Any, teacher: Teacher) -> tuple[Any, Any]:
         """Trunk and image head, the last layers of both trained."""
         trunk = load_lite(self.settings.lite)
-        said = teacher.texts(self.corpus.dev_captions.vectors[:, 0])
+        said = self._dev_said(teacher)
 
         def measure(trained: Any, trained_head: Any, name: str) -> None:
             training = trained_head.training
@@ -138,6 +153,13 @@ class Run:
         trunk, head = trained
         measure(trunk, head, "tail")
         return trunk, head
+
+    def _seen_by(self, teacher: Teacher) -> tuple[Float32Array, Float32Array]:
+        pictures = (self.corpus.captioned, self.corpus.labelled)
+        captioned, labelled = (
+            np.stack([teacher.images(view) for view in each.pooled]) for each in pictures
+        )
+        return captioned, labelled
 
     def _lessons(
         self, teacher: Teacher, *, photos: Float32Array, labelled: Float32Array
@@ -159,32 +181,68 @@ class Run:
         )
         return Lessons(
             **made,
-            captions_taught=teacher.texts(corpus.captions.vectors),
-            labels_taught=teacher.texts(corpus.labels.vectors),
-            imagenet_taught=teacher.texts(corpus.imagenet.vectors),
-            world_taught=teacher.texts(corpus.world_vectors),
+            **{
+                f"{kind}_taught": teacher.hold_back(teacher.texts(vectors))
+                for kind, vectors in (
+                    ("captions", corpus.captions.vectors),
+                    ("labels", corpus.labels.vectors),
+                    ("imagenet", corpus.imagenet.vectors),
+                    ("world", corpus.world_vectors),
+                )
+            },
             photos=photos,
             labelled=labelled,
         )
 
     def early_student(self, teacher: Teacher) -> TextTower:
         """From the sentence encoder's words to sentences, with the first teacher."""
-        settings = self.settings
+        settings = replace(self.settings, student_steps=self.settings.student_early_steps)
         start = TextTower(settings, self.stage("embeddings", lambda: first_embeddings(settings)))
-        return self._student("student-1", settings.student_early_steps, start, teacher)
+        return self._student("student-1", start, teacher, settings)
 
     def second_student(self, student: TextTower, first: Teacher, teacher: Teacher) -> TextTower:
         """Turned into the ensemble's space, it learns on there."""
         said = self.corpus.captions.vectors[:, 0]
-        turn(student, first.texts(said), teacher.texts(said))
-        return self._student("student-2", self.settings.student_steps, student, teacher)
+        before, after = (each.hold_back(each.texts(said)) for each in (first, teacher))
+        turn(student, before, after)
+        return self._student("student-2", student, teacher, self.settings)
+
+    def last_student(self, student: TextTower, teacher: Teacher) -> TextTower:
+        """Other batches, at half the rate."""
+        settings = replace(
+            self.settings,
+            seed=self.settings.seed + 1,
+            student_steps=self.settings.student_late_steps,
+            student_rate=self.settings.student_rate / 2,
+        )
+        return self._student("student-3", student, teacher, settings)
+
+    def finished_student(
+        self, student: TextTower, teacher: Teacher, trunk: Any, head: Any
+    ) -> TextTower:
+        """Once more, beside the photos as the image tower sees them that ships."""
+        corpus = self.corpus
+
+        def seen() -> tuple[Float32Array, Float32Array]:
+            pictures = (corpus.captioned, corpus.labelled)
+            captioned, labelled = (embed_middle(trunk, head, each.middle[0]) for each in pictures)
+            return captioned[None], labelled[None]
+
+        settings = replace(
+            self.settings,
+            seed=self.settings.seed + 2,
+            student_steps=self.settings.student_last_steps,
+            student_rate=self.settings.student_rate / 2,
+        )
+        return self._student("student-4", student, teacher, settings, seen)
 
     def _student(
         self,
         name: str,
-        steps: int,
         tower: TextTower,
         teacher: Teacher,
+        settings: Settings,
+        seen: Callable[[], tuple[Float32Array, Float32Array]] | None = None,
     ) -> TextTower:
         corpus = self.corpus
         dev = teacher.images(corpus.dev)
@@ -195,12 +253,8 @@ class Run:
                 self.measure(f"{name}: step {step}", dev, self.student_texts(tower))
 
         def make() -> TextTower:
-            lessons = self._lessons(
-                teacher,
-                photos=np.stack([teacher.images(view) for view in corpus.captioned.pooled]),
-                labelled=np.stack([teacher.images(view) for view in corpus.labelled.pooled]),
-            )
-            settings = replace(self.settings, student_steps=steps)
+            photos, labelled = seen() if seen else self._seen_by(teacher)
+            lessons = self._lessons(teacher, photos=photos, labelled=labelled)
             scale = teacher.logit_scale
             train_student(tower, lessons, corpus, settings, report=report, scale=scale)
             return tower
@@ -208,6 +262,12 @@ class Run:
         trained: TextTower = self.stage(name, make)
         self.measure(name, dev, self.student_texts(trained))
         return trained
+
+    def logit_scale(self, teacher: Teacher) -> float:
+        """The teacher's, for captions that are held back: the product stays what it was."""
+        said = teacher.texts(self.corpus.captions.vectors[:, 0])
+        lengths = np.linalg.norm(teacher.hold_back(said)[:, :-1], axis=1)
+        return teacher.logit_scale / float(lengths.mean())
 
     def student_texts(self, tower: TextTower) -> Float32Array:
         """The dev captions through a text tower."""
@@ -235,12 +295,14 @@ def main() -> None:
 
     first = run.first_teacher()
     student = run.early_student(first)
-    teacher = run.teacher(first)
+    teacher = run.teacher()
     student = run.second_student(student, first, teacher)
+    student = run.last_student(student, teacher)
     trunk, head = run.tail(run.image_head(teacher), teacher)
+    student = run.finished_student(student, teacher, trunk, head)
 
     output = chosen.output or chosen.work / "pocket"
-    export_model(output, settings, trunk, head, student, teacher.logit_scale)
+    export_model(output, settings, trunk, head, student, run.logit_scale(teacher))
     groups = (*corpus.captions.texts, *corpus.labels.texts, *corpus.imagenet.texts, corpus.world)
     write_words(output, taught_words(chain.from_iterable(groups)))
     sentences = [group[0] for group in corpus.dev_captions.texts[:32]]

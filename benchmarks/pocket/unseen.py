@@ -1,10 +1,10 @@
 """Classes never seen: `python -m benchmarks.pocket.unseen --photos DIR --rendered DIR --work DIR`.
 
-Caltech-101's 93 classes are split in five. Five times, heads over the frozen towers are trained
-without the photos and the names of one fifth, and asked for the evaluation photos of just these
-classes among all 93 names. ImageNet's classifier keeps its thousand names, some of which mean the
-same: they are words, not photos. It measures the recipe of the teacher; the shipped towers, which
-learn from the teacher, are not trained five times.
+Caltech-101's 93 classes are split in five. Five times, a teacher is trained without the photos and
+the names of one fifth, and asked for the evaluation photos of just these classes among all 93
+names. ImageNet's classifier keeps its thousand names, some of which mean the same: they are words,
+not photos. It measures the recipe of the teacher, with one member of each diet; the shipped towers,
+which learn from the teacher, are not trained five times.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.pocket.corpus import gather
+from benchmarks.pocket.corpus import Corpus, gather
 from benchmarks.pocket.evaluate import RESULTS, setting
-from benchmarks.pocket.heads import embed, train_heads
+from benchmarks.pocket.heads import Teacher, join_heads, train_heads, with_coordinate
 from benchmarks.pocket.image_tower import FeatureReader
 from benchmarks.pocket.photos import read_tar
 from benchmarks.pocket.sentences import LABEL_TEMPLATES, fill
@@ -55,8 +55,9 @@ def main() -> None:
     for fold in range(FOLDS):
         left_out = np.arange(len(classes))[fold::FOLDS]
         without = frozenset(rows[i] for i in left_out)
-        heads = train_heads(corpus, settings, seed=100 + fold, without=without)
-        guesses = (embed(heads.image, pooled) @ embed(heads.text, asked).T).argmax(1)
+        teacher = _teacher(corpus, settings, seed=100 + fold, without=without)
+        named = teacher.hold_back(teacher.texts(asked))
+        guesses = (with_coordinate(teacher.images(pooled)) @ named.T).argmax(1)
         for photo in np.flatnonzero(np.isin(truth, left_out)):
             name = classes[truth[photo]]
             right.setdefault(name, []).append(bool(guesses[photo] == truth[photo]))
@@ -76,6 +77,16 @@ def main() -> None:
     path = chosen.results / "pocket-unseen.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(path)
+
+
+def _teacher(corpus: Corpus, settings: Settings, *, seed: int, without: frozenset[int]) -> Teacher:
+    """One member of each diet."""
+    members = [
+        train_heads(corpus, settings, diet, seed=seed + 10 * number, without=without)
+        for number, diet in enumerate(settings.diets)
+    ]
+    shares = [diet.share for diet in settings.diets]
+    return join_heads(members, shares, corpus, settings, without=without)
 
 
 if __name__ == "__main__":

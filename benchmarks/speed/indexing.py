@@ -53,6 +53,14 @@ def plain(work: Path, kind: str) -> measure.Program:
     return measure.Program("a loop with open_clip, ViT-B-32-256", command, work)
 
 
+def clip_retrieval(work: Path, kind: str, python: Path) -> measure.Program:
+    script = Path(__file__).with_name("clip_retrieval_loop.py")
+    weights, output = work / "models" / models.NAME / models.WEIGHTS, work / "clip-retrieval"
+    command = [str(python), str(script), str(weights), str(work / "photos" / kind), str(output)]
+    name = "clip-retrieval 2.45.0, ViT-B-32-256"
+    return measure.Program(name, command, work, before=measure.fresh(output))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("photos", type=Path)
@@ -62,7 +70,7 @@ def main() -> None:
     work = options.work.resolve()
     photos.make(options.photos, work)
     models.make(work)
-    rclip = peer.install(work)
+    rclip, inference = peer.install(work), peer.install_clip_retrieval(work)
     home = work / "home"
     vit, smaller = f"models/{models.NAME}", f"models/{models.SMALLER}"
     shutil.rmtree(home / ".cache" / "clipsearch", ignore_errors=True)
@@ -81,6 +89,7 @@ def main() -> None:
             ours(work, kind, smaller, "clipsearch, ViT-B-32 at 224 px"),
             theirs(work, kind, rclip),
             plain(work, kind),
+            clip_retrieval(work, kind, inference),
         ]
         # The peer alone needs a warm-up still, for its compiled files and the page cache.
         if kind == "mid":
@@ -101,6 +110,9 @@ def main() -> None:
                 }
                 for kind in ("mid", "big")
             },
+            "second_peer": measure.versions(
+                str(inference), ("clip-retrieval", "torch", "open_clip_torch", "numpy")
+            ),
             "peer": measure.versions(
                 str(rclip.parent / "python"), ("rclip", "onnxruntime", "numpy", "pillow")
             ),

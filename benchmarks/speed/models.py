@@ -17,6 +17,7 @@ from typing import Any
 
 NAME, SMALLER = "ViT-B-32-256", "ViT-B-32"
 RCLIP_NAME = "ViT-B-32-256-datacomp_s34b_b86k"
+WEIGHTS = "open_clip_model.safetensors"
 _CONFIG = "open_clip_config.json"
 LEGAL_FILES = ("LICENSE", "OPENAI-CLIP-MIT.txt", "README.md", "THIRD_PARTY_NOTICES.md")
 
@@ -50,7 +51,7 @@ def _make_directory(folder: Path) -> tuple[Any, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-        folder / "open_clip_model.safetensors",
+        folder / WEIGHTS,
     )
     config = {"model_cfg": open_clip.get_model_config(folder.name), "preprocess_cfg": {}}
     (folder / _CONFIG).write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""The peer: rclip, installed by name into an environment of its own, and its database."""
+"""The peers, each installed by name into an environment of its own, and rclip's database."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 RCLIP = "rclip==4.0.8"
+# Its `clip` still imports pkg_resources, which newer setuptools lack.
+CLIP_RETRIEVAL = ("clip-retrieval==2.45.0", "setuptools<80")
 
 
 def install(work: Path) -> Path:
@@ -24,12 +27,26 @@ def install(work: Path) -> Path:
         python = os.environ.get("PYTHON312") or shutil.which("python3.12")
         if python is None:
             raise SystemExit("rclip 4 needs Python 3.12: set PYTHON312 to its path")
-        subprocess.run([python, "-m", "venv", folder], check=True)
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        subprocess.run(
-            [folder / "bin/pip", "install", "--quiet", RCLIP], check=True, env=environment
-        )
+        _environment(folder, python, (RCLIP,))
     return folder / "bin/rclip"
+
+
+def install_clip_retrieval(work: Path) -> Path:
+    """The Python that has clip-retrieval; CLIPSEARCH_BENCH_CLIP_RETRIEVAL may name one."""
+    if given := os.environ.get("CLIPSEARCH_BENCH_CLIP_RETRIEVAL"):
+        return Path(given)
+    folder = work / "clip-retrieval-environment"
+    if not (folder / "bin/clip-retrieval").exists():
+        _environment(folder, sys.executable, CLIP_RETRIEVAL)
+    return folder / "bin/python"
+
+
+def _environment(folder: Path, python: str, packages: Iterable[str]) -> None:
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    # Compiled files are part of an installation that is used more than once.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [folder / "bin/pip", "install", "--quiet", *packages]
+    subprocess.run(command, check=True, env=environment)
 
 
 def data_folder(work: Path, name: str) -> Path:
