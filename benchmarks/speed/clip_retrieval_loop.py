@@ -41,6 +41,7 @@ def main() -> None:
         output_folder=output,
         clip_model=f"open_clip:ViT-B-32-256/{weights}",
         enable_text=False,
+        batch_size=32,  # it also warms up with two batches of as many
         num_prepro_workers=2,
     )
 
