@@ -4,9 +4,10 @@
 #   benchmarks/run.sh PHOTOS [WORK]
 #
 # PHOTOS is a folder of some hundred JPEGs of about 500 px (or of tars of them). WORK takes about
-# 12 GB and keeps what was made for the next time. Run it in the environment that clipsearch is
-# installed in (`pip install .`), with `pip install onnx matplotlib` for the peer's files and the
-# charts; rclip installs itself into an environment of its own and needs Python 3.12 (PYTHON312).
+# 14 GB, and what clip-retrieval brings along; it keeps what was made for the next time. Run it in
+# the environment that clipsearch is installed in (`pip install .`), with `pip install onnx
+# matplotlib` for the peer's files and the charts; the peers are installed into environments of
+# their own, and rclip needs Python 3.12 (PYTHON312).
 set -euo pipefail
 photos=$(realpath "$1")
 work=${2:-/tmp/clipsearch-benchmarks}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus
+from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus, Pictures
 from benchmarks.pocket.sentence_encoder import DIM
 from benchmarks.pocket.settings import Diet, Settings
 from clipsearch.records import Float32Array
@@ -208,6 +208,10 @@ class Teacher:
         """(N, F) pooled features of all towers -> (N, D - 1) unit rows."""
         return self._project([embed(member.image, pooled) for member in self.members])
 
+    def views(self, pictures: Pictures) -> Float32Array:
+        """(views, N, D - 1) unit rows."""
+        return np.stack([self.images(view) for view in pictures.pooled])
+
     def hold_back(self, texts: Float32Array) -> Float32Array:
         """(..., D - 1) unit rows of sentences -> (..., D) unit rows, as the text tower learns them.
 
@@ -226,20 +230,13 @@ class Teacher:
     def _lengths(self, texts: Float32Array) -> Float32Array:
         """(N,) in (0, 1]; 1 where the nearest photos are as far as those of a rare word."""
         photos = torch.from_numpy(self.photos).bfloat16().T
-        reach = [
-            (torch.from_numpy(part).bfloat16() @ photos)
-            .topk(self.neighbours)
-            .values.float()
-            .mean(1)
-            for part in np.array_split(texts, max(1, len(texts) // 1024))
-        ]
+        parts = torch.from_numpy(texts).bfloat16().split(1024)
+        reach = [(part @ photos).topk(self.neighbours).values.float().mean(1) for part in parts]
         lengths: Float32Array = (_RARE / torch.cat(reach).clamp(min=_RARE)).pow(self.power).numpy()
         return lengths
 
     def _project(self, parts: list[Float32Array]) -> Float32Array:
-        rows = _side_by_side(parts, self.shares) @ self.axes
-        found: Float32Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        return found
+        return unit_rows(_side_by_side(parts, self.shares) @ self.axes)
 
 
 def _side_by_side(parts: list[Float32Array], shares: list[float]) -> Float32Array:
@@ -271,9 +268,13 @@ def join_heads(
     moments = sum(side.T @ side / len(side) for side in sides)
     _, axes = np.linalg.eigh(moments)
     leading = np.ascontiguousarray(axes[:, ::-1][:, : settings.dim - 1])
-    rows = sides[1] @ leading
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit_rows(sides[1] @ leading)
     return Teacher(members, shares, leading, rows, settings.reach_power, settings.reach_neighbours)
+
+
+def unit_rows(rows: Float32Array) -> Float32Array:
+    found: Float32Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return found
 
 
 def photos_of(corpus: Corpus, without: frozenset[int]) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus
-from benchmarks.pocket.heads import unit
+from benchmarks.pocket.heads import unit, unit_rows
 from benchmarks.pocket.sentence_encoder import SentenceEncoder
 from benchmarks.pocket.settings import Settings
 from clipsearch.models.torchvision_shim import import_open_clip
@@ -285,8 +285,7 @@ def _paired(
             lessons.imagenet_taught[classes, said],
         ]
     )
-    where = taught[: len(identity), :-1]
-    where = where / np.linalg.norm(where, axis=1, keepdims=True)
+    where = unit_rows(taught[: len(identity), :-1])
     return _Paired(
         _stack([*tokens, lessons.imagenet[classes, said]]),
         taught,

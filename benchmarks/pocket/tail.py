@@ -74,7 +74,7 @@ def train_tail(
     scale = teacher.logit_scale
     classifiers = as_tensors(corpus.classifiers)
     kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
-    taught = [np.stack([teacher.images(view) for view in pictures.pooled]) for pictures in kinds]
+    taught = [teacher.views(pictures) for pictures in kinds]
     bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0][:, :FEATURES]))
     named_bank = torch.from_numpy(embed(image_head, corpus.labelled.pooled[0][:, :FEATURES]))
     spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]

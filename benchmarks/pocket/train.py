@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pocket.corpus import Corpus, Sentences, gather
+from benchmarks.pocket.corpus import Corpus, Pictures, Sentences, gather
 from benchmarks.pocket.export import export_model, verify
 from benchmarks.pocket.heads import (
     FEATURES,
@@ -154,13 +154,6 @@ class Run:
         measure(trunk, head, "tail")
         return trunk, head
 
-    def _seen_by(self, teacher: Teacher) -> tuple[Float32Array, Float32Array]:
-        pictures = (self.corpus.captioned, self.corpus.labelled)
-        captioned, labelled = (
-            np.stack([teacher.images(view) for view in each.pooled]) for each in pictures
-        )
-        return captioned, labelled
-
     def _lessons(
         self, teacher: Teacher, *, photos: Float32Array, labelled: Float32Array
     ) -> Lessons:
@@ -208,33 +201,29 @@ class Run:
         return self._student("student-2", student, teacher, self.settings)
 
     def last_student(self, student: TextTower, teacher: Teacher) -> TextTower:
-        """Other batches, at half the rate."""
-        settings = replace(
-            self.settings,
-            seed=self.settings.seed + 1,
-            student_steps=self.settings.student_late_steps,
-            student_rate=self.settings.student_rate / 2,
-        )
+        """On, more gently."""
+        settings = self._gentler(1, self.settings.student_late_steps)
         return self._student("student-3", student, teacher, settings)
 
     def finished_student(
         self, student: TextTower, teacher: Teacher, trunk: Any, head: Any
     ) -> TextTower:
         """Once more, beside the photos as the image tower sees them that ships."""
-        corpus = self.corpus
 
-        def seen() -> tuple[Float32Array, Float32Array]:
-            pictures = (corpus.captioned, corpus.labelled)
-            captioned, labelled = (embed_middle(trunk, head, each.middle[0]) for each in pictures)
-            return captioned[None], labelled[None]
+        def seen(pictures: Pictures) -> Float32Array:
+            return embed_middle(trunk, head, pictures.middle[0])[None]
 
-        settings = replace(
+        settings = self._gentler(2, self.settings.student_last_steps)
+        return self._student("student-4", student, teacher, settings, seen)
+
+    def _gentler(self, seed: int, steps: int) -> Settings:
+        """Other batches, at half the rate."""
+        return replace(
             self.settings,
-            seed=self.settings.seed + 2,
-            student_steps=self.settings.student_last_steps,
+            seed=self.settings.seed + seed,
+            student_steps=steps,
             student_rate=self.settings.student_rate / 2,
         )
-        return self._student("student-4", student, teacher, settings, seen)
 
     def _student(
         self,
@@ -242,7 +231,7 @@ class Run:
         tower: TextTower,
         teacher: Teacher,
         settings: Settings,
-        seen: Callable[[], tuple[Float32Array, Float32Array]] | None = None,
+        seen: Callable[[Pictures], Float32Array] | None = None,
     ) -> TextTower:
         corpus = self.corpus
         dev = teacher.images(corpus.dev)
@@ -253,7 +242,8 @@ class Run:
                 self.measure(f"{name}: step {step}", dev, self.student_texts(tower))
 
         def make() -> TextTower:
-            photos, labelled = seen() if seen else self._seen_by(teacher)
+            see = seen or teacher.views
+            photos, labelled = see(corpus.captioned), see(corpus.labelled)
             lessons = self._lessons(teacher, photos=photos, labelled=labelled)
             scale = teacher.logit_scale
             train_student(tower, lessons, corpus, settings, report=report, scale=scale)

@@ -1,4 +1,4 @@
-"""Indexing: photos a second and peak memory of whole runs, ours and rclip's in turn.
+"""Indexing: photos a second and peak memory of whole runs, ours and the peers' in turn.
 
     python -m benchmarks.speed.indexing PHOTOS WORK [--rounds 3]
 
