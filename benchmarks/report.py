@@ -76,8 +76,8 @@ def indexing(result: dict[str, Any]) -> str:
         "## Indexing\n",
         "Whole runs over an empty library, start-up counted, each with one text query at its end"
         " (a run of rclip always answers one). Everybody's ViT-B-32-256 has the same random"
-        " weights. The loop with open_clip is what one writes by hand: it keeps nothing but an"
-        " array, and answers no query.\n",
+        " weights. The loop with open_clip is what one writes by hand; it and clip-retrieval write"
+        " an array, answer no query, and run in the first round alone.\n",
     ]
     for kind, title in (("mid", "about 500 px"), ("big", "12 megapixels")):
         some = [run for run in runs if run["photos"] == kind]

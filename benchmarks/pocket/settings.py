@@ -25,6 +25,23 @@ class Diet:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """One stretch of training the image tower's last stages.
+
+    Attributes:
+        steps: of AdamW, with a warm-up and a cosine of their own.
+        captioned, labelled, mixed: photos of each kind in a batch.
+        likeness: weight of the loss that brings photos of one label together.
+    """
+
+    steps: int
+    captioned: int
+    labelled: int
+    mixed: int
+    likeness: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What was chosen on the dev photos; trials.md has what was tried beside it."""
 
@@ -63,16 +80,18 @@ class Settings:
     reach_power: float = 0.6
     reach_neighbours: int = 10
 
-    # The last stages of the image tower.
-    tail_steps: int = 1200
-    tail_batch: int = 96
+    # The last stages of the image tower: first mostly captions, then as many labels as captions.
+    tail_terms: tuple[Term, ...] = (
+        Term(steps=1200, captioned=64, labelled=32, mixed=48, likeness=0.3),
+        Term(steps=900, captioned=48, labelled=64, mixed=32, likeness=2.0),
+    )
     tail_rate: float = 1e-4
 
     # The text tower.
     student_early_steps: int = 500
     student_steps: int = 1000
     student_late_steps: int = 500
-    student_last_steps: int = 300
+    student_last_steps: int = 700
     student_rate: float = 8e-4
     student_paired_batch: int = 384
     student_world_batch: int = 512

@@ -20,17 +20,15 @@ from torch import Tensor, nn
 
 from benchmarks.pocket.corpus import Corpus
 from benchmarks.pocket.heads import (
-    FEATURES,
     ImageHead,
     Teacher,
     as_tensors,
     classifier_loss,
-    embed,
     likeness_loss,
     unit,
 )
 from benchmarks.pocket.image_tower import run_tail, tail_layers
-from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.settings import Settings, Term
 from benchmarks.pocket.student import cosine_schedule
 from clipsearch.records import Float32Array
 from clipsearch.train.loss import rows_loss
@@ -50,13 +48,15 @@ def train_tail(
     teacher: Teacher,
     corpus: Corpus,
     settings: Settings,
+    term: Term,
     *,
+    seed: int,
     report: Callable[[int, str, nn.Module, nn.Module], None],
 ) -> tuple[nn.Module, nn.Module]:
     """Copies of trunk and image head, trained; with moving averages of their weights inside."""
-    rng = np.random.default_rng(settings.seed)
-    torch.manual_seed(settings.seed)
-    trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).train()
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head)
     trunk.requires_grad_(False)
     convolutions = [parameter.requires_grad_(True) for parameter in trainable(trunk)]
     optimizer = torch.optim.AdamW(
@@ -75,18 +75,21 @@ def train_tail(
     classifiers = as_tensors(corpus.classifiers)
     kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
     taught = [teacher.views(pictures) for pictures in kinds]
-    bank = torch.from_numpy(embed(image_head, corpus.captioned.pooled[0][:, :FEATURES]))
-    named_bank = torch.from_numpy(embed(image_head, corpus.labelled.pooled[0][:, :FEATURES]))
+    bank, named_bank = (
+        torch.from_numpy(embed_middle(trunk, head.eval(), pictures.middle[0]))
+        for pictures in (corpus.captioned, corpus.labelled)
+    )
+    head.train()
     spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]
-    for step in range(settings.tail_steps):
-        rate = cosine_schedule(step, settings.tail_steps, warmup=50)
+    for step in range(term.steps):
+        rate = cosine_schedule(step, term.steps, warmup=50)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
-        own = rng.choice(len(corpus.owner), 2 * settings.tail_batch // 3, replace=False)
+        own = rng.choice(len(corpus.owner), term.captioned, replace=False)
         captioned, which = np.unique(corpus.owner[own], return_index=True)
         own = own[which]
-        labelled = rng.choice(len(corpus.label), settings.tail_batch // 3, replace=False)
-        mixed = rng.choice(len(corpus.mixed.pooled[0]), settings.tail_batch // 2, replace=False)
+        labelled = rng.choice(len(corpus.label), term.labelled, replace=False)
+        mixed = rng.choice(len(corpus.mixed.pooled[0]), term.mixed, replace=False)
         view = int(rng.integers(settings.views))
         places = list(zip(kinds, (view, view, 0), (captioned, labelled, mixed), strict=True))
         signal = np.concatenate([pictures.middle[v][rows] for pictures, v, rows in places])
@@ -117,7 +120,8 @@ def train_tail(
         )
         judged = classifier_loss(images, torch.from_numpy(seen), classes, classifiers)
         distance = 1 - (images * torch.from_numpy(told)).sum(1).mean()
-        loss = (to_text + to_image) / 2 + to_label + 0.3 * (alike + judged) + 20 * distance
+        loss = (to_text + to_image) / 2 + to_label + 0.3 * judged + 20 * distance
+        loss = loss + term.likeness * alike
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

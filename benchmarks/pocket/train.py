@@ -7,7 +7,7 @@ Stages, each kept under DIR and skipped when it is there, so a run that was stop
     student-1   a text tower that learns the first teacher's space                 (student.py)
     teacher     all members as one; one image head distilled from it               (heads.py)
     student-2   the text tower, turned into the new space, learns on; student-3 at half the rate
-    tail        the image tower's last layers                                      (tail.py)
+    tail-N      the image tower's last layers, term after term                     (tail.py)
     student-4   the text tower, beside the photos as that image tower sees them
     export      an open_clip directory, checked against plain open_clip            (export.py)
 
@@ -22,6 +22,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from benchmarks.pocket.heads import (
 )
 from benchmarks.pocket.image_tower import load_lite
 from benchmarks.pocket.known_words import taught_words, write_words
-from benchmarks.pocket.settings import Diet, Settings
+from benchmarks.pocket.settings import Diet, Settings, Term
 from benchmarks.pocket.student import (
     Lessons,
     TextTower,
@@ -141,17 +142,21 @@ class Run:
             trained_head.train(training)
             self.measure(name, images, said)
 
-        def report(step: int, line: str, trained: Any, trained_head: Any) -> None:
-            if step % 100 == 0:
-                self.say(f"tail: step {step}: {line}")
-                measure(trained, trained_head, f"tail: step {step}")
+        def train(name: str, number: int, term: Term, trunk: Any, head: Any) -> Any:
+            def report(step: int, line: str, trained: Any, trained_head: Any) -> None:
+                if step % 100 == 0:
+                    self.say(f"{name}: step {step}: {line}")
+                    measure(trained, trained_head, f"{name}: step {step}")
 
-        trained = self.stage(
-            "tail",
-            lambda: train_tail(trunk, head, teacher, self.corpus, self.settings, report=report),
-        )
-        trunk, head = trained
-        measure(trunk, head, "tail")
+            seed = self.settings.seed + number
+            return train_tail(
+                trunk, head, teacher, self.corpus, self.settings, term, seed=seed, report=report
+            )
+
+        for number, term in enumerate(self.settings.tail_terms):
+            name = f"tail-{number + 1}"
+            trunk, head = self.stage(name, partial(train, name, number, term, trunk, head))
+            measure(trunk, head, name)
         return trunk, head
 
     def _lessons(
@@ -211,7 +216,8 @@ class Run:
         """Once more, beside the photos as the image tower sees them that ships."""
 
         def seen(pictures: Pictures) -> Float32Array:
-            return embed_middle(trunk, head, pictures.middle[0])[None]
+            whole_and_mirrored = pictures.middle[:2]
+            return np.stack([embed_middle(trunk, head, view) for view in whole_and_mirrored])
 
         settings = self._gentler(2, self.settings.student_last_steps)
         return self._student("student-4", student, teacher, settings, seen)

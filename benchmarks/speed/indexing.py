@@ -50,7 +50,7 @@ def plain(work: Path, kind: str) -> measure.Program:
     script = Path(__file__).with_name("plain_loop.py")
     model, output = work / "models" / models.NAME, work / "plain-loop.npy"
     command = [sys.executable, str(script), str(model), str(work / "photos" / kind), str(output)]
-    return measure.Program("a loop with open_clip, ViT-B-32-256", command, work)
+    return measure.Program("a loop with open_clip, ViT-B-32-256", command, work, rounds=1)
 
 
 def clip_retrieval(work: Path, kind: str, python: Path) -> measure.Program:
@@ -58,7 +58,7 @@ def clip_retrieval(work: Path, kind: str, python: Path) -> measure.Program:
     weights, output = work / "models" / models.NAME / models.WEIGHTS, work / "clip-retrieval"
     command = [str(python), str(script), str(weights), str(work / "photos" / kind), str(output)]
     name = "clip-retrieval 2.45.0, ViT-B-32-256"
-    return measure.Program(name, command, work, before=measure.fresh(output))
+    return measure.Program(name, command, work, before=measure.fresh(output), rounds=1)
 
 
 def main() -> None:

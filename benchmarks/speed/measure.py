@@ -31,6 +31,8 @@ class Program:
         command: argument vector; paths relative to `folder`.
         folder: where it runs.
         before: called before each run, outside the clock.
+        rounds: the first so many are enough for it; None for all. For programs that take minutes
+            and are far from what they are compared with.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Program:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] | None = None
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def in_turn(programs: Sequence[Program], *, rounds: int, home: Path, warm_up: in
         time_once(program, round_, home)
         for round_ in range(-warm_up, rounds)
         for program in programs
+        if program.rounds is None or round_ < program.rounds
     ]
     return [run for run in runs if run.round >= 0]
 
