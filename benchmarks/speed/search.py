@@ -29,6 +29,9 @@ def build(folder: Path) -> dict[str, Any]:
     from clipsearch.store import ann
     from clipsearch.store.reader import Reader
 
+    # What `warm.py` asked went through a text tower of random weights, far from any photo, and
+    # texts that were asked count when it is chosen how many lists are looked at.
+    (folder / "cache" / "texts.sqlite").unlink(missing_ok=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with Reader.open(folder) as reader:
         model = reader.active_model()
