@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,11 @@ def train_tail(
     report: Callable[[int, str, nn.Module, nn.Module], None],
 ) -> tuple[nn.Module, nn.Module]:
     """Copies of trunk and image head, trained; with moving averages of their weights inside."""
-    rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head)
+    trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).eval()
+    lesson = _Lesson(teacher, corpus, settings, term, np.random.default_rng(seed))
+    lesson.remember(trunk, head)
+    head.train()
     trunk.requires_grad_(False)
     convolutions = [parameter.requires_grad_(True) for parameter in trainable(trunk)]
     optimizer = torch.optim.AdamW(
@@ -67,75 +70,139 @@ def train_tail(
         weight_decay=0.05,
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
-    average = [p.detach().clone() for p in (*convolutions, *head.parameters())]
-    captions = torch.from_numpy(teacher.texts(corpus.captions.vectors))
-    labels = torch.from_numpy(teacher.texts(corpus.labels.vectors))
-    classes = torch.from_numpy(teacher.texts(corpus.imagenet.vectors[:, 2]))
-    scale = teacher.logit_scale
-    classifiers = as_tensors(corpus.classifiers)
-    kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
-    taught = [teacher.views(pictures) for pictures in kinds]
-    bank, named_bank = (
-        torch.from_numpy(embed_middle(trunk, head.eval(), pictures.middle[0]))
-        for pictures in (corpus.captioned, corpus.labelled)
-    )
-    head.train()
-    spokesman = captions[np.searchsorted(corpus.owner, np.arange(len(bank))), 0]
+    weights = [*convolutions, *head.parameters()]
+    average = [weight.detach().clone() for weight in weights]
     for step in range(term.steps):
         rate = cosine_schedule(step, term.steps, warmup=50)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
-        own = rng.choice(len(corpus.owner), term.captioned, replace=False)
-        captioned, which = np.unique(corpus.owner[own], return_index=True)
-        own = own[which]
-        labelled = rng.choice(len(corpus.label), term.labelled, replace=False)
-        mixed = rng.choice(len(corpus.mixed.pooled[0]), term.mixed, replace=False)
-        view = int(rng.integers(settings.views))
-        places = list(zip(kinds, (view, view, 0), (captioned, labelled, mixed), strict=True))
-        signal = np.concatenate([pictures.middle[v][rows] for pictures, v, rows in places])
-        seen = np.concatenate([pictures.pooled[v][rows] for pictures, v, rows in places])
-        told = np.concatenate([t[v][rows] for t, (_, v, rows) in zip(taught, places, strict=True)])
+        batch = lesson.draw()
         with torch.autocast("cpu", torch.bfloat16):
-            pooled = run_tail(trunk, torch.from_numpy(signal.astype(np.float32)))
+            pooled = run_tail(trunk, torch.from_numpy(batch.signal.astype(np.float32)))
             images = unit(head(pooled.float()))
-        mine, named, _ = images.split([len(captioned), len(labelled), len(mixed)])
-        ways = np.where(
-            rng.random(len(own)) < 0.7, 0, rng.integers(captions.shape[1], size=len(own))
-        )
-        texts = captions[own, ways]
-        others = captions[rng.choice(len(corpus.owner), 2048, replace=False), 0]
-        to_text = _find(mine, torch.cat([texts, others]), texts, torch.cat([texts, others]), scale)
-        bank[captioned] = mine.detach()
-        rest = np.setdiff1d(rng.choice(len(bank), 3000, replace=False), captioned)
-        about = torch.cat([texts, spokesman[rest]])
-        to_image = _find(texts, torch.cat([mine, bank[rest]]), texts, about, scale)
-        template = int(rng.integers(labels.shape[1]))
-        names = torch.from_numpy(corpus.label[labelled])
-        to_label = nn.functional.cross_entropy(scale * named @ labels[:, template].T, names)
-        of_label = corpus.label[labelled][:, None] == corpus.label
-        contend = corpus.source[labelled][:, None] == corpus.source
-        contend[np.arange(len(labelled)), labelled] = False
-        alike = likeness_loss(
-            named, named_bank, torch.from_numpy(of_label), torch.from_numpy(contend)
-        )
-        judged = classifier_loss(images, torch.from_numpy(seen), classes, classifiers)
-        distance = 1 - (images * torch.from_numpy(told)).sum(1).mean()
-        loss = (to_text + to_image) / 2 + to_label + 0.3 * judged + 20 * distance
-        loss = loss + term.likeness * alike
+        loss, line = lesson.loss(images, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        named_bank[labelled] = named.detach()
         with torch.no_grad():
             keep = min(0.99, (step + 1) / (step + 10))
-            for mean, now in zip(average, (*convolutions, *head.parameters()), strict=True):
+            for mean, now in zip(average, weights, strict=True):
                 mean.lerp_(now, 1 - keep)
-        parts = (to_text, to_image, to_label, alike, judged, distance)
-        report(step + 1, " ".join(f"{part.item():.2f}" for part in parts), trunk, head)
+        report(step + 1, line, trunk, head)
     with torch.no_grad():
-        for now, mean in zip((*convolutions, *head.parameters()), average, strict=True):
+        for now, mean in zip(weights, average, strict=True):
             now.copy_(mean)
     return trunk, head.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Photos of all three kinds, one after the other.
+
+    Attributes:
+        own: captions, one a captioned photo; captioned, labelled: rows of the corpus.
+        signal, seen, told: cached activations, all towers' features, the teacher's vectors.
+    """
+
+    own: np.ndarray
+    captioned: np.ndarray
+    labelled: np.ndarray
+    signal: np.ndarray
+    seen: Float32Array
+    told: Float32Array
+
+
+class _Lesson:
+    """Batches for the tail, and how far it is from right on each."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        corpus: Corpus,
+        settings: Settings,
+        term: Term,
+        rng: np.random.Generator,
+    ) -> None:
+        self._corpus, self._views, self._term, self._rng = corpus, settings.views, term, rng
+        self._captions = torch.from_numpy(teacher.texts(corpus.captions.vectors))
+        self._labels = torch.from_numpy(teacher.texts(corpus.labels.vectors))
+        self._classes = torch.from_numpy(teacher.texts(corpus.imagenet.vectors[:, 2]))
+        self._scale = teacher.logit_scale
+        self._classifiers = as_tensors(corpus.classifiers)
+        self._kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
+        self._taught = [teacher.views(pictures) for pictures in self._kinds]
+        photos = np.arange(len(corpus.captioned.middle[0]))
+        self._spokesman = self._captions[np.searchsorted(corpus.owner, photos), 0]
+
+    def remember(self, trunk: nn.Module, head: nn.Module) -> None:
+        """Every photo's vector, to contend with; kept fresh for the photos of each batch."""
+        self._photos, self._named_photos = (
+            torch.from_numpy(embed_middle(trunk, head, pictures.middle[0]))
+            for pictures in self._kinds[:2]
+        )
+
+    def draw(self) -> _Batch:
+        corpus, term, rng = self._corpus, self._term, self._rng
+        own = rng.choice(len(corpus.owner), term.captioned, replace=False)
+        captioned, which = np.unique(corpus.owner[own], return_index=True)
+        labelled = rng.choice(len(corpus.label), term.labelled, replace=False)
+        mixed = rng.choice(len(corpus.mixed.pooled[0]), term.mixed, replace=False)
+        view = int(rng.integers(self._views))
+        rows = (captioned, labelled, mixed)
+        places = list(zip(self._kinds, self._taught, (view, view, 0), rows, strict=True))
+        return _Batch(
+            own[which],
+            captioned,
+            labelled,
+            np.concatenate([pictures.middle[v][rows] for pictures, _, v, rows in places]),
+            np.concatenate([pictures.pooled[v][rows] for pictures, _, v, rows in places]),
+            np.concatenate([taught[v][rows] for _, taught, v, rows in places]),
+        )
+
+    def loss(self, images: Tensor, batch: _Batch) -> tuple[Tensor, str]:
+        """Of the batch's unit rows; and its parts for the log."""
+        captioned, labelled = images.split(
+            [len(batch.captioned), len(batch.labelled), self._term.mixed]
+        )[:2]
+        to_text, to_image = self._find_each_other(captioned, batch)
+        to_label = self._name(labelled, batch)
+        alike = self._find_alike(labelled, batch)
+        seen = torch.from_numpy(batch.seen)
+        judged = classifier_loss(images, seen, self._classes, self._classifiers)
+        distance = 1 - (images * torch.from_numpy(batch.told)).sum(1).mean()
+        parts = (to_text, to_image, to_label, alike, judged, distance)
+        loss = (to_text + to_image) / 2 + to_label + 0.3 * judged + 20 * distance
+        return loss + self._term.likeness * alike, " ".join(f"{part.item():.2f}" for part in parts)
+
+    def _find_each_other(self, images: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
+        captions, rng = self._captions, self._rng
+        count = len(batch.own)
+        ways = np.where(rng.random(count) < 0.7, 0, rng.integers(captions.shape[1], size=count))
+        texts = captions[batch.own, ways]
+        others = captions[rng.choice(len(captions), 2048, replace=False), 0]
+        contending = torch.cat([texts, others])
+        to_text = _find(images, contending, texts, contending, self._scale)
+        self._photos[batch.captioned] = images.detach()
+        rest = rng.choice(len(self._photos), 3000, replace=False)
+        rest = np.setdiff1d(rest, batch.captioned)
+        keys = torch.cat([images, self._photos[rest]])
+        about = torch.cat([texts, self._spokesman[rest]])
+        return to_text, _find(texts, keys, texts, about, self._scale)
+
+    def _name(self, images: Tensor, batch: _Batch) -> Tensor:
+        names = self._labels[:, int(self._rng.integers(self._labels.shape[1]))]
+        right = torch.from_numpy(self._corpus.label[batch.labelled])
+        return nn.functional.cross_entropy(self._scale * images @ names.T, right)
+
+    def _find_alike(self, images: Tensor, batch: _Batch) -> Tensor:
+        label, source, rows = self._corpus.label, self._corpus.source, batch.labelled
+        alike = label[rows][:, None] == label
+        contend = source[rows][:, None] == source
+        contend[np.arange(len(rows)), rows] = False
+        # The backward pass still needs what they contended with, so a copy does that.
+        keys = self._named_photos.clone()
+        self._named_photos[rows] = images.detach()
+        return likeness_loss(images, keys, torch.from_numpy(alike), torch.from_numpy(contend))
 
 
 @torch.no_grad()
