@@ -4,7 +4,7 @@
 #   benchmarks/run.sh PHOTOS [WORK]
 #
 # PHOTOS is a folder of some hundred JPEGs of about 500 px (or of tars of them). WORK takes about
-# 14 GB, and what clip-retrieval brings along; it keeps what was made for the next time. Run it in
+# 14 GB, and 7 for the peers' environments; it keeps what was made for the next time. Run it in
 # the environment that clipsearch is installed in (`pip install .`), with `pip install onnx
 # matplotlib` for the peer's files and the charts; the peers are installed into environments of
 # their own, and rclip needs Python 3.12 (PYTHON312).
