@@ -302,7 +302,11 @@ def draw_charts() -> None:
     pyplot.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
     CHARTS.mkdir(exist_ok=True)
     ours, same, theirs = "#1f6f8b", "#7fb3c4", "#b0b0b0"
-    colours = {"clipsearch, pocket": ours, "clipsearch, ViT-B-32-256": same}
+    colours = {
+        "clipsearch, pocket": ours,
+        "clipsearch, ViT-B-32-256": same,
+        "clipsearch, ViT-B-32 at 224 px": same,
+    }
     if result := load("speed-indexing"):
         figure, axes = pyplot.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
         for axis, kind, title in zip(

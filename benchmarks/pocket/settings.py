@@ -80,7 +80,7 @@ class Settings:
     reach_power: float = 0.6
     reach_neighbours: int = 10
 
-    # The last stages of the image tower: first mostly captions, then as many labels as captions.
+    # The last stages of the image tower: first mostly captions, then mostly labels.
     tail_terms: tuple[Term, ...] = (
         Term(steps=1200, captioned=64, labelled=32, mixed=48, likeness=0.3),
         Term(steps=900, captioned=48, labelled=64, mixed=32, likeness=2.0),
