@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from conftest import draw_photo
 from PIL import Image
 
-from clipsearch.errors import PhotoFolderError, UsageError
+from clipsearch.errors import ModelError, PhotoFolderError, UsageError
 from clipsearch.library import IndexReport, Library
 from clipsearch.store.reader import Reader
 
@@ -220,6 +221,51 @@ def test_a_switch_of_models_leaves_the_old_one_answering_until_it_is_complete(
     library.compact()
     assert [model.name for model in library.status().models] == [str(other_model)]
     assert len(library.query("a photo", k=50)) == 12
+
+
+def made_with_an_older_model(library: Library) -> None:
+    """As if the program, or the model's directory, had been renewed since the last run."""
+    with sqlite3.connect(library.folder / "catalog.sqlite") as catalog:
+        catalog.execute("UPDATE model SET image_fingerprint = ?", ("0" * 32,))
+
+
+def test_a_new_release_of_pocket_embeds_everything_again(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    made_with_an_older_model(library)
+    with Library.open(library.folder) as renewed:
+        with pytest.raises(ModelError, match="has changed") as refused:
+            renewed.query("a photo")
+        assert "`clipsearch index`" in str(refused.value.hint)
+        report = renewed.index()
+        assert report.re_embedded == 12
+        assert "the new pocket answers" in report.warnings[0][0]
+        assert len(renewed.query("a photo", k=50)) == 12
+
+
+def test_what_cannot_be_read_for_a_new_release_is_said_and_comes_later(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    made_with_an_older_model(library)
+    lost = photo_folder.with_name("away")
+    photo_folder.rename(lost)
+    report = library.index()
+    assert "12 photos cannot be found" in report.warnings[0][0]
+    lost.rename(photo_folder)
+    assert library.index().re_embedded == 12
+    assert len(library.query("a photo", k=50)) == 12
+
+
+def test_a_directory_that_holds_another_model_is_not_taken_unasked(
+    library: Library, photo_folder: Path, other_model: Path
+) -> None:
+    library.index([photo_folder], model=str(other_model))
+    made_with_an_older_model(library)
+    with pytest.raises(ModelError, match="no longer the one"):
+        library.index()
+    assert library.index(model=str(other_model)).re_embedded == 12
 
 
 @pytest.mark.parametrize("what", ["missing", "file"])

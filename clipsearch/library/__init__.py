@@ -179,7 +179,10 @@ class Library:
         self, catalog: Catalog, encoder: LocalEncoder, active: Model | None, *, named: bool
     ) -> Model:
         """The catalogue's row of the encoder's model, made if it is new."""
-        if active and not named and active.image_fingerprint != encoder.fingerprints.image:
+        changed = active is not None and active.image_fingerprint != encoder.fingerprints.image
+        # pocket changes with the program, and nothing else can be done about it; a directory that
+        # holds another model than before may be a mistake.
+        if active and changed and not named and active.name != "pocket":
             raise ModelError(
                 f"the model {active.name} is no longer the one this library was made with",
                 hint=f"embed the photos again with `clipsearch index --model {active.name}`",
@@ -212,7 +215,9 @@ class Library:
         """Let the target model answer, as soon as it can find all that can be found now."""
         if active is not None and active.id == target.id:
             return
-        if active is not None and missing:
+        # A model that took the name of the one in use: that one is gone, and can answer no text.
+        replaced = active is not None and active.name == target.name
+        if active is not None and missing and not replaced:
             report.warnings.append(
                 (
                     f"{active.name} still answers: {missing:,} photos have no vector of "
@@ -223,10 +228,20 @@ class Library:
             )
             return
         catalog.activate(target.id)
-        if active is not None:
+        if replaced and missing:
             report.warnings.append(
                 (
-                    f"{target.name} answers from now on; the vectors of {active.name} are kept",
+                    f"{missing:,} photos cannot be found until the new {target.name} has embedded "
+                    "them: their files cannot be read now",
+                    "connect their disks and run `clipsearch index` again",
+                )
+            )
+        if active is not None:
+            before = f"the {active.name} before it" if replaced else active.name
+            report.warnings.append(
+                (
+                    f"{'the new ' if replaced else ''}{target.name} answers from now on; the "
+                    f"vectors of {before} are kept",
                     "`clipsearch compact` drops them and gives the space back",
                 )
             )

@@ -243,10 +243,11 @@ class Query:
         """The encoder of the active model, if it still is what the library was made with."""
         encoder = self._load(self._model.name)
         if encoder.fingerprints.image != self._model.image_fingerprint:
+            again = "" if self._model.name == "pocket" else f" --model {self._model.name}"
             raise ModelError(
                 f"the model {self._model.name} has changed since the library was made with it, "
                 "so its vectors cannot be compared",
-                hint=f"embed the photos again with `clipsearch index --model {self._model.name}`",
+                hint=f"embed the photos again with `clipsearch index{again}`",
             )
         return encoder
 
