@@ -22,7 +22,6 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -133,31 +132,36 @@ class Run:
 
     def tail(self, head: Any, teacher: Teacher) -> tuple[Any, Any]:
         """Trunk and image head, the last layers of both trained."""
-        trunk = load_lite(self.settings.lite)
-        said = self._dev_said(teacher)
+        trunk: Any = load_lite(self.settings.lite)
+        for number, term in enumerate(self.settings.tail_terms):
+            trunk, head = self._term(number, term, trunk, head, teacher)
+        return trunk, head
 
-        def measure(trained: Any, trained_head: Any, name: str) -> None:
-            training = trained_head.training
-            images = embed_middle(trained, trained_head.eval(), self.corpus.dev_middle)
-            trained_head.train(training)
+    def _term(
+        self, number: int, term: Term, trunk: Any, head: Any, teacher: Teacher
+    ) -> tuple[Any, Any]:
+        name, seed = f"tail-{number + 1}", self.settings.seed + number
+        corpus, settings, said = self.corpus, self.settings, self._dev_said(teacher)
+
+        def measure(name: str, trunk: Any, head: Any) -> None:
+            training = head.training
+            images = embed_middle(trunk, head.eval(), corpus.dev_middle)
+            head.train(training)
             self.measure(name, images, said)
 
-        def train(name: str, number: int, term: Term, trunk: Any, head: Any) -> Any:
-            def report(step: int, line: str, trained: Any, trained_head: Any) -> None:
-                if step % 100 == 0:
-                    self.say(f"{name}: step {step}: {line}")
-                    measure(trained, trained_head, f"{name}: step {step}")
+        def report(step: int, line: str, trunk: Any, head: Any) -> None:
+            if step % 100 == 0:
+                self.say(f"{name}: step {step}: {line}")
+                measure(f"{name}: step {step}", trunk, head)
 
-            seed = self.settings.seed + number
-            return train_tail(
-                trunk, head, teacher, self.corpus, self.settings, term, seed=seed, report=report
-            )
-
-        for number, term in enumerate(self.settings.tail_terms):
-            name = f"tail-{number + 1}"
-            trunk, head = self.stage(name, partial(train, name, number, term, trunk, head))
-            measure(trunk, head, name)
-        return trunk, head
+        trained: tuple[Any, Any] = self.stage(
+            name,
+            lambda: train_tail(
+                trunk, head, teacher, corpus, settings, term, seed=seed, report=report
+            ),
+        )
+        measure(name, *trained)
+        return trained
 
     def _lessons(
         self, teacher: Teacher, *, photos: Float32Array, labelled: Float32Array

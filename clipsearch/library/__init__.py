@@ -131,7 +131,7 @@ class Library:
             model: what `clipsearch models` lists, or a directory; fetched over the network if it
                 is not here. Default: the model in use; for a new library CLIPSEARCH_MODEL, else
                 pocket. Another model than the one in use fills a second set of vectors and takes
-                over when that is complete.
+                over when that is complete; so does a new release of pocket, unasked.
             exclude: gitignore patterns, remembered with the folders; None keeps those known.
             follow_links: enter links to folders; None keeps what is known.
             max_megapixels: larger pictures are skipped; None goes by the free memory.
@@ -179,10 +179,14 @@ class Library:
         self, catalog: Catalog, encoder: LocalEncoder, active: Model | None, *, named: bool
     ) -> Model:
         """The catalogue's row of the encoder's model, made if it is new."""
-        changed = active is not None and active.image_fingerprint != encoder.fingerprints.image
         # pocket changes with the program, and nothing else can be done about it; a directory that
         # holds another model than before may be a mistake.
-        if active and changed and not named and active.name != "pocket":
+        if (
+            active
+            and not named
+            and active.name != "pocket"
+            and active.image_fingerprint != encoder.fingerprints.image
+        ):
             raise ModelError(
                 f"the model {active.name} is no longer the one this library was made with",
                 hint=f"embed the photos again with `clipsearch index --model {active.name}`",
@@ -212,12 +216,17 @@ class Library:
         missing: int,
         report: IndexReport,
     ) -> None:
-        """Let the target model answer, as soon as it can find all that can be found now."""
-        if active is not None and active.id == target.id:
+        """Let the target model answer, as soon as it can find all that can be found now.
+
+        At once, if it took the name of the model in use: that one is gone, and can answer no text.
+        """
+        if active is None:
+            catalog.activate(target.id)
             return
-        # A model that took the name of the one in use: that one is gone, and can answer no text.
-        replaced = active is not None and active.name == target.name
-        if active is not None and missing and not replaced:
+        if active.id == target.id:
+            return
+        replaced = active.name == target.name
+        if missing and not replaced:
             report.warnings.append(
                 (
                     f"{active.name} still answers: {missing:,} photos have no vector of "
@@ -228,7 +237,7 @@ class Library:
             )
             return
         catalog.activate(target.id)
-        if replaced and missing:
+        if missing:
             report.warnings.append(
                 (
                     f"{missing:,} photos cannot be found until the new {target.name} has embedded "
@@ -236,15 +245,15 @@ class Library:
                     "connect their disks and run `clipsearch index` again",
                 )
             )
-        if active is not None:
-            before = f"the {active.name} before it" if replaced else active.name
-            report.warnings.append(
-                (
-                    f"{'the new ' if replaced else ''}{target.name} answers from now on; the "
-                    f"vectors of {before} are kept",
-                    "`clipsearch compact` drops them and gives the space back",
-                )
+        new, old = target.name, active.name
+        if replaced:
+            new, old = f"the new {new}", f"the {old} before it"
+        report.warnings.append(
+            (
+                f"{new} answers from now on; the vectors of {old} are kept",
+                "`clipsearch compact` drops them and gives the space back",
             )
+        )
 
     def _refresh_index(self) -> None:
         """Bring the FAISS file up to date, if the library is large enough for one."""
