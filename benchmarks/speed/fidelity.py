@@ -37,7 +37,7 @@ def main() -> None:
             precision: load_encoder(
                 options.model, device="cpu", precision=precision, cache_folder=cache
             )
-            for precision in ("fp32", "bf16", "auto")
+            for precision in ("fp32", "bf16", "int8", "auto")
         }
         preprocess = encoders["fp32"].preprocess
         file = cache / "photo.jpg"

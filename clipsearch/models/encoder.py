@@ -54,9 +54,9 @@ def load_encoder(
     Args:
         name: preset, ARCH/TAG, hf-hub:OWNER/NAME, an imported model's name, or a directory.
         device: auto (cuda, mps, cpu: the first that is here), or one of them.
-        precision: fp32, bf16, fp16, int8 (on a CPU, towers of matrix products), or auto: bf16 or
-            fp16 on a GPU; on a CPU the quickest that has shown on the first photos of a library
-            that its vectors are those of fp32 (`runtimes.trial`).
+        precision: fp32, bf16, fp16, int8 (on a CPU), or auto: bf16 or fp16 on a GPU; on a CPU the
+            quickest that has shown on the first photos of a library that its vectors are those of
+            fp32 (`runtimes.trial`).
         threads: of the image tower on a CPU; None leaves it to the runtime (all cores). numpy's
             own come from the environment (OMP_NUM_THREADS), which is read before its import.
         cache_folder: where converted towers, fingerprints and the tokenizer's table are kept.
@@ -317,8 +317,7 @@ class LocalEncoder:
         chosen = self._exact_precision
         if self._asked_precision == "auto":
             # int8 first: it is the quicker one where there are both, and it takes less memory.
-            kinds = ("bf16",) if openvino_lite.supports(self._config) else ("int8", "bf16")
-            for kind in kinds:
+            for kind in ("int8", "bf16"):
                 if kind not in openvino_core.native_precisions():
                     continue
                 key = f"{self.fingerprints.image}, {kind}, {openvino_core.processor()}"
@@ -337,14 +336,8 @@ class LocalEncoder:
         trial.keep_verdict(self._cache_folder, key, verdict)
 
     def _compiled(self, precision: str) -> ImageTower:
-        if openvino_lite.supports(self._config):
-            if precision == "int8":
-                raise ModelError(
-                    f"{self.name} loses too much in int8",
-                    hint="leave out `--precision`, or take bf16",
-                )
-            graph = openvino_lite.build_graph(self._config, self._weights)
-        else:
+        arithmetic = precision
+        if not openvino_lite.supports(self._config):
             from clipsearch.models.runtimes.openvino_export import exported_tower
 
             graph = exported_tower(
@@ -354,7 +347,15 @@ class LocalEncoder:
                 threads=self._threads,
                 int8=precision == "int8",
             )
-        return openvino_core.compile_tower(graph, precision, threads=self._threads)
+        elif precision == "int8":
+            from clipsearch.models.runtimes import openvino_lite_int8
+
+            graph = openvino_lite_int8.build_graph(self._config, self._weights)
+            # For the little that is not in bytes there.
+            arithmetic = "bf16" if "bf16" in openvino_core.native_precisions() else "fp32"
+        else:
+            graph = openvino_lite.build_graph(self._config, self._weights)
+        return openvino_core.compile_tower(graph, arithmetic, threads=self._threads)
 
 
 def resolve_device(asked: str) -> str:

@@ -18,7 +18,7 @@ from clipsearch.models.runtimes.openvino_core import import_openvino, keep_float
 from clipsearch.models.weights import WeightsFile
 from clipsearch.records import Float32Array
 
-_TRUNK = "visual.trunk."
+TRUNK = "visual.trunk."
 _STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # every EfficientNet's
 _BATCH_NORM_EPS = 1e-3  # TensorFlow's, which the tf_ models keep
 _SAME_PADDING = "same_upper"  # TensorFlow pads the odd pixel at the end; timm's Conv2dSame too
@@ -47,10 +47,12 @@ def build_graph(config: ModelConfig, weights: WeightsFile) -> Any:
         ModelError: the weights are not those of such a tower.
         ImportError: OpenVINO is not installed.
     """
-    return _Graph(config, weights).model()
+    return LiteGraph(config, weights).model()
 
 
-class _Graph:
+class LiteGraph:
+    """One tower, built from the first operation to the last."""
+
     def __init__(self, config: ModelConfig, weights: WeightsFile) -> None:
         self._openvino = import_openvino()
         from openvino import opset13
@@ -102,7 +104,7 @@ class _Graph:
 
     def _block(self, x: Any, name: str, stride: int) -> Any:
         """An inverted residual; the first stage's blocks have no expansion (`conv_pwl`)."""
-        expands = f"{_TRUNK}{name}conv_pwl.weight" in self._weights
+        expands = f"{TRUNK}{name}conv_pwl.weight" in self._weights
         y = x
         if expands:
             y = self._relu6(self._conv(y, name + "conv_pw", name + "bn1"))
@@ -112,28 +114,34 @@ class _Graph:
             y = self._relu6(self._depthwise(y, name + "conv_dw", name + "bn1", stride))
             y = self._conv(y, name + "conv_pw", name + "bn2")
         same_channels = x.get_output_partial_shape(0)[1] == y.get_output_partial_shape(0)[1]
-        return self._ops.add(x, y) if stride == 1 and same_channels else y
+        return self._sum(x, y) if stride == 1 and same_channels else y
 
     def _conv(self, x: Any, conv: str, norm: str, stride: int = 1) -> Any:
         kernel, bias = self._folded(conv, norm)
-        y = self._ops.convolution(
-            x,
-            self._constant(kernel),
-            [stride, stride], [0, 0], [0, 0], [1, 1], _SAME_PADDING,
-        )  # fmt: skip
-        return self._ops.add(y, self._constant(bias.reshape(1, -1, 1, 1)))
+        return self._convolved(x, kernel, bias, stride)
 
     def _depthwise(self, x: Any, conv: str, norm: str, stride: int) -> Any:
         kernel, bias = self._folded(conv, norm)  # (C, 1, K, K); one group a channel
-        y = self._ops.group_convolution(
+        return self._convolved(x, kernel[:, None], bias, stride)
+
+    def _convolved(self, x: Any, kernel: Float32Array, bias: Float32Array, stride: int) -> Any:
+        return self._convolution(x, self._constant(kernel), bias, stride)
+
+    def _convolution(self, x: Any, kernel: Any, bias: Float32Array, stride: int) -> Any:
+        grouped = len(kernel.get_output_shape(0)) == 5
+        convolution = self._ops.group_convolution if grouped else self._ops.convolution
+        y = convolution(
             x,
-            self._constant(kernel[:, None]),
+            kernel,
             [stride, stride], [0, 0], [0, 0], [1, 1], _SAME_PADDING,
         )  # fmt: skip
         return self._ops.add(y, self._constant(bias.reshape(1, -1, 1, 1)))
 
     def _relu6(self, x: Any) -> Any:
         return self._ops.clamp(x, 0.0, 6.0)
+
+    def _sum(self, x: Any, y: Any) -> Any:
+        return self._ops.add(x, y)
 
     def _head(self, x: Any) -> Any:
         if "visual.head.mlp.fc1.weight" in self._weights:
@@ -150,9 +158,9 @@ class _Graph:
 
     def _folded(self, conv: str, norm: str) -> tuple[Float32Array, Float32Array]:
         """Kernel and bias of a convolution with its batch norm folded in, in float64."""
-        kernel = self._weights.float32(f"{_TRUNK}{conv}.weight").astype(np.float64)
+        kernel = self._weights.float32(f"{TRUNK}{conv}.weight").astype(np.float64)
         gain, bias, mean, variance = (
-            self._weights.float32(f"{_TRUNK}{norm}.{part}").astype(np.float64)
+            self._weights.float32(f"{TRUNK}{norm}.{part}").astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         gain = gain / np.sqrt(variance + _BATCH_NORM_EPS)
@@ -164,11 +172,11 @@ class _Graph:
 
     def _count(self, name: str) -> int:
         """How many blocks a stage has."""
-        start = len(_TRUNK + name)
+        start = len(TRUNK + name)
         numbers = {
             int(tensor[start:].split(".", 1)[0])
             for tensor in self._weights.places
-            if tensor.startswith(_TRUNK + name)
+            if tensor.startswith(TRUNK + name)
         }
         if not numbers or numbers != set(range(len(numbers))):
             raise ModelError(f"{self._weights.path}: not the weights of an EfficientNet-Lite tower")
