@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,15 @@ def test_status_tells_what_there_is(cli: Cli, photo_folder: Path) -> None:
     state = json.loads(cli("status", "--json").stdout)
     assert state["photos"] == 12
     assert state["models"][0]["name"] == "pocket"
+    assert "another pocket" not in shown
+
+
+def test_status_tells_of_a_model_that_was_replaced(cli: Cli, photo_folder: Path) -> None:
+    cli("index", photo_folder)
+    (catalog,) = Path(json.loads(cli("status", "--json").stdout)["folder"]).glob("catalog.sqlite")
+    with sqlite3.connect(catalog) as connection:
+        connection.execute("UPDATE model SET image_fingerprint = ?", ("0" * 32,))
+    assert "another pocket now: `clipsearch index` embeds" in cli("status").stdout
 
 
 def test_several_words_without_quotes_are_one_query(cli: Cli, photo_folder: Path) -> None:

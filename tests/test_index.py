@@ -238,9 +238,11 @@ def test_a_new_release_of_pocket_embeds_everything_again(
         with pytest.raises(ModelError, match="has changed") as refused:
             renewed.query("a photo")
         assert "`clipsearch index`" in str(refused.value.hint)
+        assert [model.replaced for model in renewed.status().models] == [True]
         report = renewed.index()
         assert report.re_embedded == 12
         assert "the new pocket answers" in report.warnings[0][0]
+        assert [model.replaced for model in renewed.status().models if model.active] == [False]
         assert len(renewed.query("a photo", k=50)) == 12
 
 

@@ -15,6 +15,8 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """What the library holds, with which model, and how it is searched."""
+    from clipsearch.library.reports import embed_again
+
     with settings.open_library() as library:
         state = library.status()
     if json:
@@ -31,6 +33,11 @@ def status(
     for model in state.models:
         use = "in use" if model.active else f"{model.photos:,} of {state.photos:,} photos ready"
         lines.append(f"model     {model.name}, {model.dim} dimensions, {use}")
+        if model.active and model.replaced:
+            lines.append(
+                f"          there is another {model.name} now: `{embed_again(model.name)}` embeds "
+                "the photos with it"
+            )
     for root in state.roots:
         there = f"looked at {stamp(root.last_scanned)}" if root.available else "not there now"
         lines.append(f"folder    {root.path} ({count(root.files, 'file')}, {there})")

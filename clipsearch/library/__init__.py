@@ -28,6 +28,7 @@ from clipsearch.library.reports import (
     RootStatus,
     SearchResult,
     Status,
+    embed_again,
 )
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Library:
         ):
             raise ModelError(
                 f"the model {active.name} is no longer the one this library was made with",
-                hint=f"embed the photos again with `clipsearch index --model {active.name}`",
+                hint=f"embed the photos again with `{embed_again(active.name)}`",
             )
         return catalog.add_model(encoder.name, encoder.fingerprints, encoder.dim)
 
@@ -416,11 +417,20 @@ class Library:
                         reader.count_rows(model.id),
                         model.active,
                         model.image_fingerprint,
+                        self._is_replaced(model),
                     )
                     for model in reader.models()
                 ],
                 search=ann.in_words(self.folder, reader, active) if active else "no photos yet",
             )
+
+    def _is_replaced(self, model: Model) -> bool:
+        """Whether its name stands for another model now, as pocket's does after an update."""
+        try:
+            now = self._encoder(model.name).fingerprints.image
+        except ModelError:  # it is not on this machine, and says so when it is needed
+            return False
+        return now != model.image_fingerprint
 
     def problems(self, *, all: bool = False) -> list[tuple[str, str]]:
         """(path, reason) of files that could not be read; with `all`, also of no pictures."""

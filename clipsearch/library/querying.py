@@ -14,7 +14,7 @@ import numpy as np
 from clipsearch import search
 from clipsearch.errors import ModelError, NoLibrary, UsageError
 from clipsearch.library import quiet_blas
-from clipsearch.library.reports import Hit, SearchResult
+from clipsearch.library.reports import Hit, SearchResult, embed_again
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
 from clipsearch.store.reader import Filter, Model, Reader
@@ -243,11 +243,10 @@ class Query:
         """The encoder of the active model, if it still is what the library was made with."""
         encoder = self._load(self._model.name)
         if encoder.fingerprints.image != self._model.image_fingerprint:
-            again = "" if self._model.name == "pocket" else f" --model {self._model.name}"
             raise ModelError(
                 f"the model {self._model.name} has changed since the library was made with it, "
                 "so its vectors cannot be compared",
-                hint=f"embed the photos again with `clipsearch index{again}`",
+                hint=f"embed the photos again with `{embed_again(self._model.name)}`",
             )
         return encoder
 

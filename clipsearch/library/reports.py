@@ -124,13 +124,20 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A model that the library has vectors of."""
+    """A model that the library has vectors of.
+
+    Attributes:
+        photos: how many have a vector of it.
+        replaced: by that name there is another model on this machine by now, so new vectors could
+            not be compared with these.
+    """
 
     name: str
     dim: int
     photos: int
     active: bool
     image_fingerprint: str
+    replaced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +162,8 @@ class Status:
     roots: list[RootStatus]
     models: list[ModelStatus]
     search: str
+
+
+def embed_again(model: str) -> str:
+    """The command that embeds a library's photos anew with what a model's name stands for now."""
+    return "clipsearch index" if model == "pocket" else f"clipsearch index --model {model}"
