@@ -127,7 +127,7 @@ def indexing(result: dict[str, Any]) -> str:
     )
     verdicts = [
         [
-            key.split(", ")[1],
+            *key.split(", "),
             f"{one['mean_cosine']:.5f}",
             f"{one['worst_cosine']:.5f}",
             f"{one['speedup']:.2f}",
@@ -136,7 +136,9 @@ def indexing(result: dict[str, Any]) -> str:
     ]
     if verdicts:
         parts.append("What those trials found:\n")
-        parts.append(table(["arithmetic", "mean cosine", "worst", "times faster"], verdicts))
+        parts.append(
+            table(["model", "arithmetic", "mean cosine", "worst", "times faster"], verdicts)
+        )
     return "\n".join([*parts, where(result)])
 
 

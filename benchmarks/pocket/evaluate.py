@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--precision", default="auto", help="of the image tower: fp32, bf16")
+    parser.add_argument("--precision", default="auto", help="of the image tower: fp32, bf16, int8")
     parser.add_argument("--dev", action="store_true", help="the dev photos alone")
     parser.add_argument("--speed", action="store_true", help="the speed on dev photos alone")
     chosen = parser.parse_args()

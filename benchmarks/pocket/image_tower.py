@@ -16,9 +16,9 @@ from clipsearch.records import Float32Array
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Five stages and three blocks of the sixth stay as ImageNet left them, and their activations are
-# cached. The two blocks, the last stage and the last convolution behind them can be trained.
-_FROZEN_STAGES, _FROZEN_BLOCKS = 5, 3
+# Four stages stay as ImageNet left them, and their activations are cached. The ten blocks of the
+# three stages behind them, and the last convolution, can be trained.
+_FROZEN_STAGES = 4
 
 
 def load_lite(lite: int) -> nn.Module:
@@ -55,11 +55,8 @@ def make_stem(trunk: nn.Module) -> nn.Module:
         def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             trunk: Any = self.trunk
             signal = trunk.bn1(trunk.conv_stem(pixels.permute(0, 3, 1, 2) / 127.5 - 1.0))
-            for layer in (
-                *trunk.blocks[:_FROZEN_STAGES],
-                *trunk.blocks[_FROZEN_STAGES][:_FROZEN_BLOCKS],
-            ):
-                signal = layer(signal)
+            for stage in trunk.blocks[:_FROZEN_STAGES]:
+                signal = stage(signal)
             return signal, run_tail(trunk, signal)
 
     return Stem().eval()
@@ -67,13 +64,8 @@ def make_stem(trunk: nn.Module) -> nn.Module:
 
 def tail_layers(trunk: Any) -> list[nn.Module]:
     """The layers behind the cached activations, up to the pooling."""
-    blocks = trunk.blocks
-    return [
-        *blocks[_FROZEN_STAGES][_FROZEN_BLOCKS:],
-        *blocks[_FROZEN_STAGES + 1 :],
-        trunk.conv_head,
-        trunk.bn2,
-    ]
+    blocks = [block for stage in trunk.blocks[_FROZEN_STAGES:] for block in stage]
+    return [*blocks, trunk.conv_head, trunk.bn2]
 
 
 def run_tail(trunk: Any, signal: Tensor) -> Tensor:

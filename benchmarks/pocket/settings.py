@@ -29,16 +29,21 @@ class Term:
     """One stretch of training the image tower's last stages.
 
     Attributes:
+        frozen_blocks: of the ten behind the cached activations, those that stay as they are.
         steps: of AdamW, with a warm-up and a cosine of their own.
         captioned, labelled, mixed: photos of each kind in a batch.
         likeness: weight of the loss that brings photos of one label together.
+        blended: share of the steps in which labelled photos are blended in pairs, for labels that
+            are known by heart.
     """
 
+    frozen_blocks: int
     steps: int
     captioned: int
     labelled: int
     mixed: int
     likeness: float
+    blended: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,11 @@ class Settings:
     reach_power: float = 0.6
     reach_neighbours: int = 10
 
-    # The last stages of the image tower: first mostly captions, then mostly labels.
+    # The last stages of the image tower: first mostly captions, then mostly labels, then deeper.
     tail_terms: tuple[Term, ...] = (
-        Term(steps=1200, captioned=64, labelled=32, mixed=48, likeness=0.3),
-        Term(steps=900, captioned=48, labelled=64, mixed=32, likeness=2.0),
+        Term(7, steps=1200, captioned=64, labelled=32, mixed=48, likeness=0.3),
+        Term(7, steps=900, captioned=48, labelled=64, mixed=32, likeness=2.0),
+        Term(0, steps=420, captioned=40, labelled=64, mixed=24, likeness=2.0, blended=0.5),
     )
     tail_rate: float = 1e-4
 

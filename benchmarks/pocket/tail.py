@@ -1,11 +1,12 @@
 """The image tower's last stages, trained on against sentences that stay where they are.
 
-The early stages are frozen and their activations cached, so a step costs a third of a whole
-forward and backward pass. The text side is the teacher's, fixed: all captions can be negatives of
+The early stages are frozen and their activations cached, which saves the dearer half of a forward
+and backward pass. The text side is the teacher's, fixed: all captions can be negatives of
 every photo, and every photo's latest vector a negative of every caption, whatever the batch size.
 The teacher, which sees through three towers, also says what it sees in pictures that show two
 photos: nobody has described them, so they teach how to look and not what was said. Photos of one
-label learn to lie together.
+label learn to lie together. Once labels are known by heart, labelled photos are blended in pairs
+and have a share of both names (Verma et al. 2019, 'Manifold Mixup').
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from clipsearch.train.loss import rows_loss
 _SAME_MEANING = 0.95
 
 
-def trainable(trunk: Any) -> list[nn.Parameter]:
-    """Convolutions behind the cached activations. Batch norm stays as ImageNet left it."""
-    modules = [m for layer in tail_layers(trunk) for m in layer.modules()]
+def trainable(trunk: Any, frozen_blocks: int) -> list[nn.Parameter]:
+    """Convolutions behind the frozen blocks. Batch norm stays as ImageNet left it."""
+    modules = [m for layer in tail_layers(trunk)[frozen_blocks:] for m in layer.modules()]
     return [p for m in modules if isinstance(m, nn.Conv2d) for p in m.parameters()]
 
 
@@ -57,11 +58,15 @@ def train_tail(
     """Copies of trunk and image head, trained; with moving averages of their weights inside."""
     torch.manual_seed(seed)
     trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).eval()
+    # With the channels innermost, the backward pass takes half the time.
+    trunk.to(memory_format=torch.channels_last)
     lesson = _Lesson(teacher, corpus, settings, term, np.random.default_rng(seed))
     lesson.remember(trunk, head)
     head.train()
     trunk.requires_grad_(False)
-    convolutions = [parameter.requires_grad_(True) for parameter in trainable(trunk)]
+    convolutions = [
+        parameter.requires_grad_(True) for parameter in trainable(trunk, term.frozen_blocks)
+    ]
     optimizer = torch.optim.AdamW(
         [
             {"params": convolutions, "lr": settings.tail_rate},
@@ -78,7 +83,7 @@ def train_tail(
             group["lr"] = peak * rate
         batch = lesson.draw()
         with torch.autocast("cpu", torch.bfloat16):
-            pooled = run_tail(trunk, torch.from_numpy(batch.signal.astype(np.float32)))
+            pooled = run_tail(trunk, _signal(batch.signal))
             images = unit(head(pooled.float()))
         loss, line = lesson.loss(images, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -92,6 +97,7 @@ def train_tail(
     with torch.no_grad():
         for now, mean in zip(weights, average, strict=True):
             now.copy_(mean)
+    trunk.to(memory_format=torch.contiguous_format)
     return trunk, head.eval()
 
 
@@ -102,6 +108,8 @@ class _Batch:
     Attributes:
         own: captions, one a captioned photo; captioned, labelled: rows of the corpus.
         signal, seen, told: cached activations, all towers' features, the teacher's vectors.
+        partner, share: labelled photo i has this share of `labelled[partner[i]]` blended in; no
+            partners where they are as they are.
     """
 
     own: np.ndarray
@@ -110,6 +118,8 @@ class _Batch:
     signal: np.ndarray
     seen: Float32Array
     told: Float32Array
+    partner: np.ndarray | None
+    share: float
 
 
 class _Lesson:
@@ -150,14 +160,16 @@ class _Lesson:
         view = int(rng.integers(self._views))
         rows = (captioned, labelled, mixed)
         places = list(zip(self._kinds, self._taught, (view, view, 0), rows, strict=True))
-        return _Batch(
-            own[which],
-            captioned,
-            labelled,
-            np.concatenate([pictures.middle[v][rows] for pictures, _, v, rows in places]),
-            np.concatenate([pictures.pooled[v][rows] for pictures, _, v, rows in places]),
-            np.concatenate([taught[v][rows] for _, taught, v, rows in places]),
-        )
+        signal = np.concatenate([pictures.middle[v][rows] for pictures, _, v, rows in places])
+        seen = np.concatenate([pictures.pooled[v][rows] for pictures, _, v, rows in places])
+        told = np.concatenate([taught[v][rows] for _, taught, v, rows in places])
+        partner, share = None, 0.0
+        if term.blended and rng.random() < term.blended:
+            partner, share = rng.permutation(term.labelled), float(rng.beta(0.4, 0.4))
+            named = slice(len(captioned), len(captioned) + term.labelled)
+            for each in (signal, seen, told):
+                each[named] = (1 - share) * each[named] + share * each[named][partner]
+        return _Batch(own[which], captioned, labelled, signal, seen, told, partner, share)
 
     def loss(self, images: Tensor, batch: _Batch) -> tuple[Tensor, str]:
         """Of the batch's unit rows; and its parts for the log."""
@@ -166,7 +178,8 @@ class _Lesson:
         )[:2]
         to_text, to_image = self._find_each_other(captioned, batch)
         to_label = self._name(labelled, batch)
-        alike = self._find_alike(labelled, batch)
+        # Of two photos in one nobody can say which others it is like.
+        alike = self._find_alike(labelled, batch) if batch.partner is None else torch.zeros(())
         seen = torch.from_numpy(batch.seen)
         judged = classifier_loss(images, seen, self._classes, self._classifiers)
         distance = 1 - (images * torch.from_numpy(batch.told)).sum(1).mean()
@@ -192,7 +205,12 @@ class _Lesson:
     def _name(self, images: Tensor, batch: _Batch) -> Tensor:
         names = self._labels[:, int(self._rng.integers(self._labels.shape[1]))]
         right = torch.from_numpy(self._corpus.label[batch.labelled])
-        return nn.functional.cross_entropy(self._scale * images @ names.T, right)
+        scores = self._scale * images @ names.T
+        own = nn.functional.cross_entropy(scores, right)
+        if batch.partner is None:
+            return own
+        others = nn.functional.cross_entropy(scores, right[torch.from_numpy(batch.partner)])
+        return (1 - batch.share) * own + batch.share * others
 
     def _find_alike(self, images: Tensor, batch: _Batch) -> Tensor:
         label, source, rows = self._corpus.label, self._corpus.source, batch.labelled
@@ -210,11 +228,16 @@ def embed_middle(trunk: nn.Module, head: nn.Module, middle: np.ndarray) -> Float
     """(N, D) unit rows of cached activations through the trained stages."""
     parts = []
     for start in range(0, len(middle), 64):
-        signal = torch.from_numpy(middle[start : start + 64].astype(np.float32))
         with torch.autocast("cpu", torch.bfloat16):
-            pooled = run_tail(trunk, signal)
+            pooled = run_tail(trunk, _signal(middle[start : start + 64]))
         parts.append(unit(head(pooled.float())).numpy())
     return np.concatenate(parts)
+
+
+def _signal(middle: np.ndarray) -> Tensor:
+    """(B, C, H, W) cached activations as the layers behind them take them."""
+    signal = torch.from_numpy(middle.astype(np.float32))
+    return signal.contiguous(memory_format=torch.channels_last)
 
 
 def _find(queries: Tensor, keys: Tensor, meant: Tensor, told: Tensor, scale: float) -> Tensor:

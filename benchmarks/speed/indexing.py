@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed import measure, models, peer, photos
 
@@ -59,6 +60,20 @@ def clip_retrieval(work: Path, kind: str, python: Path) -> measure.Program:
     command = [str(python), str(script), str(weights), str(work / "photos" / kind), str(output)]
     name = "clip-retrieval 2.45.0, ViT-B-32-256"
     return measure.Program(name, command, work, before=measure.fresh(output), rounds=1)
+
+
+def verdicts(cache: Path, work: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the trials of precisions found, by 'MODEL, PRECISION'."""
+    from clipsearch.models import load_encoder
+
+    models_of = {
+        load_encoder(name if name == "pocket" else work / name).fingerprints.image: Path(name).name
+        for name in names
+    }
+    found = measure.read_json(cache / "precision.json") or {}
+    # A key is fingerprint, precision and processor.
+    parted = {tuple(key.split(", ")[:2]): verdict for key, verdict in found.items()}
+    return {f"{models_of[mark]}, {kind}": verdict for (mark, kind), verdict in parted.items()}
 
 
 def main() -> None:
@@ -116,7 +131,7 @@ def main() -> None:
             "peer": measure.versions(
                 str(rclip.parent / "python"), ("rclip", "onnxruntime", "numpy", "pillow")
             ),
-            "verdicts": measure.read_json(home / ".cache/clipsearch/precision.json"),
+            "verdicts": verdicts(home / ".cache" / "clipsearch", work, ("pocket", vit, smaller)),
             "first": [run.as_dict() for run in first],
         },
         runs,
