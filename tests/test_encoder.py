@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny_models import TEXT, VIT, reference, write_model
 
-from clipsearch.errors import ModelError
+from clipsearch.errors import ModelError, UsageError
 from clipsearch.models import LocalEncoder, load_encoder
 from clipsearch.models.encoder import run_in_parts, unit_rows
 
@@ -353,7 +353,7 @@ def test_another_failure_is_no_matter_of_memory():
 
 @pytest.mark.parametrize("setting", [{"device": "tpu"}, {"precision": "int3"}])
 def test_an_unknown_device_or_precision_is_refused(pocket: Path, setting):
-    with pytest.raises(ModelError, match="unknown"):
+    with pytest.raises(UsageError, match="unknown"):
         load_encoder(pocket, **setting)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsearch.errors import ModelError
+from clipsearch.errors import ModelError, UsageError
 from clipsearch.models.config import ModelConfig, read_config
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.preprocess import Preprocess
@@ -62,13 +62,14 @@ def load_encoder(
         cache_folder: where converted towers, fingerprints and the tokenizer's table are kept.
 
     Raises:
-        ModelUnavailable: known, but not on this machine; nothing is fetched here.
-        ModelError: unknown, damaged, or not usable with this device or precision.
+        UsageError: there is no such device or precision.
+        ModelUnavailable: the model is known, but not on this machine; nothing is fetched here.
+        ModelError: the model is unknown or damaged.
     """
     if device not in DEVICES:
-        raise ModelError(f"unknown device {device!r}", hint=f"one of: {', '.join(DEVICES)}")
+        raise UsageError(f"unknown device {device!r}", hint=f"one of: {', '.join(DEVICES)}")
     if precision not in PRECISIONS:
-        raise ModelError(
+        raise UsageError(
             f"unknown precision {precision!r}", hint=f"one of: {', '.join(PRECISIONS)}"
         )
     config = read_config(find_model(name))
