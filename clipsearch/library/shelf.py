@@ -22,8 +22,9 @@ __all__ = [
     "remove_model",
 ]
 
-# Image towers at fp32 on two CPU cores, 500 px photos: pocket 100 photos/s, ViT-B-32-256 12.
-_SLOWER_THAN_POCKET = 8.0
+# Whole runs on two CPU cores, 500 px photos (benchmarks/README.md): pocket 201 photos/s,
+# ViT-B-32-256 73.
+_SLOWER_THAN_POCKET = 2.8
 
 
 def cost_of(preset: str) -> tuple[int, float]:

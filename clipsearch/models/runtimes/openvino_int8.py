@@ -3,8 +3,8 @@
 Each output channel's weights get one scale, its largest weight at 127. Activations stay float32 in
 the graph; OpenVINO quantises them as they come, in small groups, where the processor multiplies
 bytes quicker than floats. So no photos are needed for calibration and no package beside OpenVINO.
-Convolutions are left alone: OpenVINO multiplies bytes there only with ranges known beforehand, and
-with those EfficientNet-Lite lost too much.
+Convolutions are left alone: OpenVINO multiplies bytes there only with ranges known beforehand, as
+`openvino_lite_int8` has them.
 """
 
 from __future__ import annotations
