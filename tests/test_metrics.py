@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import TrainingDataError
-from clipsearch.train.metrics import ranks, retrieval_metrics, summarise
+from clipsearch.train.metrics import (
+    PairRetrieval,
+    Retrieval,
+    ranks,
+    retrieval_metrics,
+    summarise,
+)
+from clipsearch.train.report import points_lost
 
 
 def unit(generator: np.random.Generator, rows: int, dim: int) -> np.ndarray:
@@ -89,3 +96,13 @@ def test_summary_of_known_ranks() -> None:
     assert metrics.recall == {1: 0.25, 5: 0.5, 10: 0.75}
     assert metrics.median_rank == 4
     assert metrics.mean_reciprocal_rank == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 11) / 4)
+
+
+def test_one_point_lost_is_no_more_than_one():
+    def found(share: float) -> PairRetrieval:
+        one_way = Retrieval(2500, 500, {1: 0.4, 5: 0.7, 10: share}, 2.0, 0.5)
+        return PairRetrieval(one_way, one_way)
+
+    assert 100 * (0.8316 - 0.8216) > 1
+    assert points_lost(found(0.8316), found(0.8216)) == 1
+    assert points_lost(found(0.8316), found(0.8212)) == 1.04
