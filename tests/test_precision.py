@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ALBUM
 from PIL import Image
 from test_encoder import blotches
 from tiny_models import VIT, write_model
@@ -29,7 +30,6 @@ from clipsearch.models.runtimes.trial import (
 from clipsearch.models.sources import find_model
 from clipsearch.models.weights import WeightsFile
 
-ALBUM = Path(__file__).parents[1] / "data"
 ROWS = np.random.default_rng(0).standard_normal((20, 64), dtype=np.float32)
 PIXELS = np.zeros((len(ROWS), 2, 2, 3), np.uint8)
 
@@ -94,7 +94,7 @@ def test_matrix_products_of_bytes_keep_a_towers_vectors(tmp_path: Path):
 
 def album(encoder: LocalEncoder) -> np.ndarray:
     """The sample album's photos as the encoder takes them."""
-    paths = sorted((ALBUM / "album").glob("*.jpg"))
+    paths = sorted(ALBUM.glob("*.jpg"))
     return np.stack([encoder.preprocess.pixels(Image.open(path)) for path in paths])
 
 
