@@ -168,6 +168,24 @@ def test_a_thousand_deletions_around_the_best_hits_still_give_k_live_ones(
         np.testing.assert_array_equal(rows, alive)
 
 
+def test_deletions_after_a_great_clearing_still_give_k_live_hits(tmp_path: Path) -> None:
+    """The file was made after more rows had been deleted than it holds itself."""
+    vectors, queries = clustered(21_000, 20, 32)
+    model = fill(tmp_path, vectors)
+    delete_rows(tmp_path, range(11_000))
+    with Reader.open(tmp_path) as reader:
+        report = ann.build(tmp_path, reader, model)
+        assert report.facts is not None and report.facts.vectors == 10_000
+        best = ann.nearest(reader, None, model, queries, 3).rows
+    delete_rows(tmp_path, np.unique(best).tolist())
+    with Reader.open(tmp_path) as reader:
+        index, _ = ann.open_index(tmp_path, model)
+        found = ann.nearest(reader, index, model, queries, 10)
+    assert found.notice is None
+    assert (found.rows >= 0).all()
+    assert not np.isin(found.rows, best).any()
+
+
 def test_the_rows_after_the_index_are_searched_too_and_folded_in_in_time(
     small: tuple[Path, Model, Float32Array, Float32Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,6 +256,8 @@ def _search_index(
     covered = index.facts.rows
     k = min(k, max(1, index.facts.vectors))
     dead = dead[dead < covered]
+    # Rows that were deleted before the file was made are not in it.
+    dead_inside = len(dead) - (covered - index.facts.vectors)
 
     def search(depth: int, nprobe: int, selector: object = None) -> tuple[Float32Array, RowArray]:
         return _search_lists(reader, model, index, queries, depth, nprobe, selector, dead)
@@ -265,7 +267,7 @@ def _search_index(
             depth = min(k + spare, index.facts.vectors)
             scores, rows = search(depth, index.nprobe(depth))
             alive = (rows >= 0) & ~_isin(rows, dead)
-            if not len(dead) or (alive.sum(axis=1) >= k).all() or index.facts.vectors <= len(dead):
+            if (alive.sum(axis=1) >= k).all() or dead_inside in (0, index.facts.vectors):
                 best.add_found(np.where(alive, rows, -1), scores)
                 return
         mask = np.ones(covered, dtype=bool)
@@ -284,7 +286,7 @@ def _search_index(
     selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
     lists = index.facts.nlist
     if allowed is None:  # all that are deleted may lie nearer than the best
-        nprobe = index.nprobe(k + len(dead))
+        nprobe = index.nprobe(k + dead_inside)
     elif count <= _EVERY_LIST_ROWS:
         nprobe = lists
     else:
