@@ -52,8 +52,9 @@ def make_filters(
 ) -> list[Filter]:
     """The filters of a query.
 
-    A folder may be absolute, relative to here, to a root, or to where a root lies; what counts is
-    whether the library knows a photo there, not whether the disk is connected.
+    A folder may be absolute or relative to here; one that holds no photo there, and does not begin
+    with a dot, may also be relative to the roots, or to where they lie. What counts is whether the
+    library knows a photo there, not whether the disk is connected.
 
     Raises:
         UsageError: a folder that holds no photo of the library, or a date that is none.
@@ -62,17 +63,17 @@ def make_filters(
     model = reader.active_model()
     for given in folders:
         folder = os.path.expanduser(os.fspath(given))
-        above = [
-            part for root in reader.roots() for part in (root.path, os.path.dirname(root.path))
-        ]
-        places = dict.fromkeys(
-            os.path.abspath(os.path.join(start, folder)) for start in (os.getcwd(), *above)
-        )
-        found = [
-            one
-            for one in (Filter("folder", place) for place in places)
-            if model is not None and _any(reader.rows_matching(model.id, [one]))
-        ]
+        roots = [] if folder.startswith(".") else [root.path for root in reader.roots()]
+        found: list[Filter] = []
+        for starts in ([os.getcwd()], roots, [os.path.dirname(root) for root in roots]):
+            places = dict.fromkeys(os.path.abspath(os.path.join(s, folder)) for s in starts)
+            found = [
+                one
+                for one in (Filter("folder", place) for place in places)
+                if model is not None and _any(reader.rows_matching(model.id, [one]))
+            ]
+            if found:
+                break
         if not found and model is not None:
             raise UsageError(
                 f"--in {given}: the library has no photo there",
