@@ -175,7 +175,8 @@ def test_deletions_after_a_great_clearing_still_give_k_live_hits(tmp_path: Path)
     delete_rows(tmp_path, range(11_000))
     with Reader.open(tmp_path) as reader:
         report = ann.build(tmp_path, reader, model)
-        assert report.facts is not None and report.facts.vectors == 10_000
+        assert report.facts is not None
+        assert report.facts.vectors == 10_000
         best = ann.nearest(reader, None, model, queries, 3).rows
     delete_rows(tmp_path, np.unique(best).tolist())
     with Reader.open(tmp_path) as reader:

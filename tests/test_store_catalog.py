@@ -11,8 +11,8 @@ import pytest
 from store_kit import FACTS, FINGERPRINTS, Store, digest, entry, found, vector_of
 
 from clipsearch.errors import ModelError
-from clipsearch.records import Fingerprints
-from clipsearch.store.catalog import Catalog, Changes, Problem
+from clipsearch.records import Fingerprints, PhotoFacts
+from clipsearch.store.catalog import Catalog, Changes, Entry, Problem
 from clipsearch.store.check import check
 from clipsearch.store.reader import Reader
 
@@ -283,6 +283,57 @@ def test_settings_roots_and_their_state_are_kept(tmp_path: Path) -> None:
         assert catalog.roots() == reader.roots()
         (root,) = catalog.roots()
         assert (root.path, root.options, root.available) == ("/caf\udce9", {"exclude": []}, False)
+
+
+def test_a_copy_that_tells_less_takes_nothing_away(store: Store) -> None:
+    told = PhotoFacts(
+        *(640, 480, "JPEG", "2020-05-05T10:00:00", 120, 48.2, 16.4, "Canon", "EF 50mm")
+    )
+    catalog = store.catalog
+
+    def read(*entries: Entry) -> None:
+        scan = catalog.begin_scan()
+        catalog.commit_batch(store.model.id, scan, entries)
+        catalog.finish_scan(scan, {})
+
+    def facts() -> PhotoFacts:
+        with Reader.open(store.folder) as reader:
+            return reader.places(store.model.id, [0])[0].facts
+
+    stripped = PhotoFacts(640, 480, "JPEG")
+    root = store.root.id
+    read(entry(root, "a", "A", facts=told), entry(root, "sent", "A", facts=stripped))
+    assert facts() == told
+    read(entry(root, "again", "A", facts=stripped))
+    assert facts() == told
+    # Another camera's clock is taken whole, or not at all.
+    later = replace(stripped, taken_at="2021-01-01T00:00:00")
+    read(entry(root, "a", "A", facts=later))
+    assert facts() == replace(told, taken_at=later.taken_at, taken_offset_minutes=None)
+
+
+def test_the_only_file_of_a_photo_says_what_is_known_of_it(store: Store) -> None:
+    dated = replace(FACTS, taken_at="2020-05-05T10:00:00")
+    for facts in (dated, FACTS):
+        scan = store.catalog.begin_scan()
+        store.catalog.commit_batch(
+            store.model.id, scan, [entry(store.root.id, "a", "A", facts=facts)]
+        )
+        store.catalog.finish_scan(scan, {})
+        with Reader.open(store.folder) as reader:
+            assert reader.places(store.model.id, [0])[0].facts == facts
+
+
+def test_a_file_moved_over_another_is_read_again(store: Store) -> None:
+    """Size and time are the same, and no other file says whether inodes hold here."""
+    scan = store.catalog.begin_scan()
+    entries = [
+        entry(store.root.id, name, name, inode=inode) for name, inode in (("a", 5), ("b", 6))
+    ]
+    store.catalog.commit_batch(store.model.id, scan, entries)
+    store.catalog.finish_scan(scan, {})
+    changes = store.catalog.compare_folder(store.root.id, "", [found("b", inode=5)])
+    assert [file.relative_path for file in changes.to_read] == ["b"]
 
 
 def test_a_root_inside_another_is_taken_over_with_its_photos(store: Store) -> None:

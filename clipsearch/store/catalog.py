@@ -24,7 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +70,13 @@ __all__ = [
 # SQLite's own bound on parameters of a statement is 32,766 by default; shorter statements are
 # cached by SQLAlchemy.
 _CHUNK = 500
+
+# Facts that mean something only together; the first of each says whether a file tells them.
+_TOLD_TOGETHER = (
+    ("taken_at", "taken_offset_minutes"),
+    ("latitude", "longitude"),
+    ("camera", "lens"),
+)
 
 # 8 KB pages hold 7 vectors of 512 dimensions where 4 KB pages hold 3: an eighth less to read. With
 # 16 KB a commit of a few photos writes twice as much for 5 % more.
@@ -416,17 +423,19 @@ class Catalog:
     def absorb_root(self, outer: Root, inner: Root, options: Mapping[str, Any]) -> None:
         """Make the files of a root those of a root around it, which gets these options.
 
-        A place that both know is kept once.
+        What the outer root knew of the inner one's folder is dropped.
         """
         prefix = relative_bytes(os.path.relpath(inner.path, outer.path))
+        below = (outer.id, prefix, prefix + b"/", prefix + b"0")
+        there = "root_id = ? AND (folder = ? OR folder >= ? AND folder < ?)"
         with self._transaction() as connection:
-            # Photos that the outer root knows at a place which the inner one knows better.
+            # What the outer root knows of places that the inner one knows better.
             passed_over = connection.exec_driver_sql(
-                "SELECT photo_id FROM file WHERE root_id = ?"
-                " AND (folder = ? OR folder >= ? AND folder < ?)",
-                (outer.id, prefix, prefix + b"/", prefix + b"0"),
+                f"SELECT photo_id FROM file WHERE {there}", below
             ).scalars()
             photos = set(passed_over)
+            for table in ("file", "problem"):
+                connection.exec_driver_sql(f"DELETE FROM {table} WHERE {there}", below)
             for table in ("file", "problem"):
                 rows = connection.exec_driver_sql(
                     f"SELECT id, folder, relative_path FROM {table} WHERE root_id = ?",
@@ -434,7 +443,7 @@ class Catalog:
                 ).all()
                 for row_id, folder, path in rows:
                     connection.exec_driver_sql(
-                        f"UPDATE OR REPLACE {table} SET root_id = ?, folder = ?,"
+                        f"UPDATE {table} SET root_id = ?, folder = ?,"
                         " relative_path = ? WHERE id = ?",
                         (
                             outer.id,
@@ -494,7 +503,8 @@ class Catalog:
 
         A file is as it was if its size and time are, and its inode: files of one size and time
         that swapped names differ in nothing else. Some file systems number files anew at every
-        mount: where not one inode of the folder held, they count only if files traded them.
+        mount: where not one inode of the folder held, they count only if files traded them, or
+        one lies over another.
 
         Args:
             relative_folder: '' for the root itself.
@@ -513,6 +523,7 @@ class Catalog:
         changes = FolderChanges()
         inodes_hold = False
         inodes_now = {_signed(file.inode) for file in files}
+        inodes_before = {row[2] for row in known.values()}
         same: list[tuple[FoundFile, tuple[Any, ...]]] = []
         doubtful: list[tuple[FoundFile, tuple[Any, ...]]] = []
         fresh: set[str] = set()
@@ -526,7 +537,7 @@ class Catalog:
             else:
                 doubtful.append((file, before))
         for file, before in doubtful:
-            if inodes_hold or before[2] in inodes_now:
+            if inodes_hold or before[2] in inodes_now or _signed(file.inode) in inodes_before:
                 fresh.add(file.relative_path)
             else:
                 same.append((file, before))
@@ -597,7 +608,8 @@ class Catalog:
         """Keep what was read of some files: one transaction, all of it or nothing.
 
         An entry whose photo is new, or has no vector under the model, and that brings none, is
-        kept; `photos_missing` names it. The facts of a photo are those of the file read last.
+        kept; `photos_missing` names it. The facts of a photo are those of the file read last; what
+        that one does not tell and others may, as copies sent by messengers, stays as it was.
 
         Raises:
             ModelError: a vector that is not (dim,), finite and unit; nothing is kept.
@@ -629,8 +641,15 @@ class Catalog:
 
         photo = self._tables.photo
         digests = {entry.digest for entry in entries}
-        by_digest = {entry.digest: entry.facts for entry in entries if entry.facts is not None}
+        by_digest: dict[bytes, PhotoFacts] = {}
+        for entry in entries:
+            if entry.facts is not None:
+                told = by_digest.get(entry.digest)
+                by_digest[entry.digest] = _completed(entry.facts, told) if told else entry.facts
         before = _photo_ids(connection, photo, digests)
+        for digest, told in self._facts_of_copies(connection, entries, before).items():
+            if digest in by_digest:
+                by_digest[digest] = _completed(by_digest[digest], told)
         fresh = [
             {"digest": digest, **asdict(facts)}
             for digest, facts in by_digest.items()
@@ -654,6 +673,30 @@ class Catalog:
             return before, set()
         after = _photo_ids(connection, photo, digests)
         return after, {after[digest] for digest in after.keys() - before.keys()}
+
+    def _facts_of_copies(
+        self, connection: Connection, entries: Sequence[Entry], known: Mapping[bytes, int]
+    ) -> dict[bytes, PhotoFacts]:
+        """What is known of photos that lie in other files than these, too."""
+        read = {(e.root_id, relative_bytes(e.file.relative_path)) for e in entries}
+        file, photo = self._tables.file, self._tables.photo
+        elsewhere: set[int] = set()
+        for chunk in _chunks(list(known.values())):
+            places = connection.execute(
+                file.select()
+                .with_only_columns(file.c.photo_id, file.c.root_id, file.c.relative_path)
+                .where(file.c.photo_id.in_(chunk))
+            )
+            elsewhere.update(row[0] for row in places if tuple(row[1:]) not in read)
+        names = [each.name for each in fields(PhotoFacts)]
+        facts = {}
+        for chunk in _chunks(list(elsewhere)):
+            columns = [photo.c.digest, *(photo.c[name] for name in names)]
+            for digest, *told in connection.execute(
+                photo.select().with_only_columns(*columns).where(photo.c.id.in_(chunk))
+            ):
+                facts[digest] = PhotoFacts(*told)
+        return facts
 
     def _put_vectors(
         self, connection: Connection, model: Model, vectors: Mapping[int, bytes]
@@ -1034,6 +1077,12 @@ def _begin_immediate(connection: Connection) -> None:
 def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     for start in range(0, len(items), _CHUNK):
         yield items[start : start + _CHUNK]
+
+
+def _completed(facts: PhotoFacts, others: PhotoFacts) -> PhotoFacts:
+    """`facts`, with what they do not tell from others of the same picture."""
+    gaps = (group for group in _TOLD_TOGETHER if getattr(facts, group[0]) is None)
+    return replace(facts, **{name: getattr(others, name) for group in gaps for name in group})
 
 
 def _photo_ids(connection: Connection, photo: Table, digests: Iterable[bytes]) -> dict[bytes, int]:
