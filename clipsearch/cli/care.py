@@ -103,8 +103,8 @@ def remove(
 ) -> None:
     """Forget folders or photos. Nothing on the disk is touched, only the library's memory.
 
-    A single photo inside a folder that is still indexed comes back with the next `index`;
-    to keep it out, name it in a `.clipsearchignore` file.
+    What lies in a folder that is still indexed stays out of the library until it is named to
+    `clipsearch index`.
     """
     with settings.open_library() as library:
         files, photos = library.remove(paths, wait=wait)

@@ -46,8 +46,12 @@ def index(
         typer.Option(metavar="GLOB", help="Leave out what matches (gitignore rules). Repeatable."),
     ] = None,
     follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Follow symbolic links to folders.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--follow-links/--no-follow-links",
+            help="Follow symbolic links. Remembered with the folders, like --exclude.",
+        ),
+    ] = None,
     max_megapixels: Annotated[
         float | None,
         typer.Option(min=0.01, metavar="N", help="Skip larger pictures. Default: by memory."),
@@ -76,7 +80,7 @@ def index(
                 _say(library, report)
             if not watch:
                 return
-            paths, exclude = None, None
+            paths, exclude, follow_links = None, None, None
             library.wait_for_changes()
 
 

@@ -12,18 +12,18 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, VanishedPhoto
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
-from clipsearch.photos.scan import scan_folder
+from clipsearch.photos.scan import exact_pattern, from_root, scan_folder
 from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
@@ -89,32 +89,35 @@ def choose_roots(
 ) -> list[Root]:
     """The roots to look at: those of the given folders (made known if new), or all.
 
-    A folder inside a known root means that root, so that its rules for exclusion hold. A known
-    root inside a new one is taken over by it.
+    A folder inside a known root means that root, so that its rules for exclusion hold; what was
+    removed before and is named again is wanted again. A known root inside a named one is taken
+    over by it, unless it lies on another disk.
 
     Raises:
         UsageError: no folder was ever given.
         PhotoFolderError: a folder that is neither there nor known.
     """
     known = {root.path: root for root in catalog.roots()}
-    if not paths:
-        if not known:
-            raise UsageError(
-                "no folder was ever indexed into this library",
-                hint="name one: `clipsearch index ~/Photos`",
-            )
-        return list(known.values())
+    if not paths and not known:
+        raise UsageError(
+            "no folder was ever indexed into this library",
+            hint="name one: `clipsearch index ~/Photos`",
+        )
     chosen: dict[str, Root] = {}
-    for given in paths:
+    for given in paths or list(known):
         path = os.path.abspath(Path(given).expanduser())
-        above = next((root for root in known.values() if is_inside(path, root.path)), None)
+        above = root_of(path, known.values())
         if above is None:
             _check_folder(path)
             above = catalog.add_root(path, {})
             known[path] = above
-        elif path != above.path and not _why_unavailable(above.path, known_files=1):
-            _check_folder(path)
         options = dict(above.options)
+        if path != above.path:
+            wanted_back = exact_pattern(relative_to(path, above.path))
+            if wanted_back in options.get("left_out", ()):
+                options["left_out"] = [one for one in options["left_out"] if one != wanted_back]
+            elif not _why_unavailable(above.path, known_files=1):
+                _check_folder(path)
         if exclude is not None:
             options["exclude"] = list(exclude)
         if follow_links is not None:
@@ -123,7 +126,7 @@ def choose_roots(
             above = catalog.add_root(above.path, options)
             known[above.path] = above
         chosen[above.path] = above
-    return _absorb(catalog, list(chosen.values()))
+    return _absorb(catalog, list(chosen.values())) if paths else list(chosen.values())
 
 
 def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
@@ -133,13 +136,15 @@ def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
         outer = root
         for inner in catalog.roots():
             inside = inner.id != outer.id and is_inside(inner.path, outer.path)
-            if inside and not _why_unavailable(inner.path, catalog.count_files(inner.id)):
-                prefix = os.path.relpath(inner.path, outer.path).replace(os.sep, "/")
-                exclude = [
-                    *outer.options.get("exclude", ()),
-                    *(_moved_pattern(one, prefix) for one in inner.options.get("exclude", ())),
-                ]
-                options = {**outer.options, "exclude": exclude}
+            if inside and not _is_apart(inner, outer, catalog.count_files(inner.id)):
+                prefix = relative_to(inner.path, outer.path)
+                options = dict(outer.options)
+                for kind in ("exclude", "left_out"):
+                    rules = inner.options.get(kind, ())
+                    if kind == "exclude":
+                        rules = [from_root(rule, inner.path) for rule in rules]
+                    moved = [_moved_pattern(rule, prefix) for rule in rules]
+                    options[kind] = [*options.get(kind, ()), *moved]
                 catalog.absorb_root(outer, inner, options)
                 outer = replace(outer, options=options)
         kept.append(outer)
@@ -147,10 +152,29 @@ def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
     return [root for root in kept if root.id in known]
 
 
+def _is_apart(inner: Root, outer: Root, known_files: int) -> bool:
+    """Whether the inner root can go away by itself, as a disk does, or is away."""
+    if _why_unavailable(inner.path, known_files):
+        return True
+    return Path(inner.path).stat().st_dev != Path(outer.path).stat().st_dev
+
+
 def _moved_pattern(pattern: str, prefix: str) -> str:
     """A gitignore pattern of the folder `prefix`, said from the folder around it."""
     anchored = "/" in pattern.rstrip("/")
-    return f"/{prefix}/{pattern.lstrip('/')}" if anchored else f"/{prefix}/**/{pattern}"
+    above = exact_pattern(prefix)
+    return f"{above}/{pattern.lstrip('/')}" if anchored else f"{above}/**/{pattern}"
+
+
+def root_of(path: str, roots: Iterable[Root]) -> Root | None:
+    """The innermost root that an absolute path lies in."""
+    around = [root for root in roots if is_inside(path, root.path)]
+    return max(around, key=lambda root: len(root.path), default=None)
+
+
+def relative_to(path: str, folder: str) -> str:
+    """`path` as seen from `folder`, as the catalogue and gitignore write it."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -175,6 +199,16 @@ def _check_folder(path: str) -> None:
             f"cannot list {path}: {(error.strerror or str(error)).lower()}",
             hint="index it as a user who may read it",
         ) from None
+
+
+def walk_options(root: Root, roots: Iterable[Root]) -> dict[str, Any]:
+    """What `scan_folder` is told of a root: its own options, and not to enter other roots."""
+    return {
+        "exclude": root.options.get("exclude", ()),
+        "left_out": root.options.get("left_out", ()),
+        "follow_links": root.options.get("follow_links", False),
+        "skip": [other.path for other in roots if other.path != root.path],
+    }
 
 
 class IndexRun:
@@ -232,10 +266,9 @@ class IndexRun:
             self._catalog.set_root_available(root.id, False)
             self.report.unavailable.append((root.path, reason))
             return []
+        mounts = root.options.get("mounts", [])
         scan = scan_folder(
-            Path(root.path),
-            exclude=root.options.get("exclude", ()),
-            follow_links=root.options.get("follow_links", False),
+            Path(root.path), **walk_options(root, self._catalog.roots()), mounts=mounts
         )
         gone: list[int] = []
         seen: set[str] = set()
@@ -259,6 +292,9 @@ class IndexRun:
             self.report.unavailable.append((root.path, "it went away while it was read"))
             return []
         self._catalog.set_root_available(root.id, True)
+        if sorted(scan.mounts) != mounts:
+            options = {**root.options, "mounts": sorted(scan.mounts)}
+            self._catalog.add_root(root.path, options)
         for known in self._catalog.folders_of(root.id):
             if known not in seen and not scan.is_unreadable(known):
                 gone += self._catalog.compare_folder(root.id, known, []).gone

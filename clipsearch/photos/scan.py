@@ -11,7 +11,9 @@ Rules of the walk, in the order in which they are asked:
 3. What an `exclude` glob matches is passed over, whatever a file says.
 4. `.clipsearchignore` files hold gitignore rules for their own folder and those below; a deeper
    file overrules a higher one, and `!pattern` takes back an exclusion, as in git.
-5. Devices, pipes and sockets are no photos and are never opened; nor are files whose suffix says
+5. A folder on another disk than the folder around it, and that is empty or gone at the next walk,
+   counts as not readable: its disk is away, its photos are not.
+6. Devices, pipes and sockets are no photos and are never opened; nor are files whose suffix says
    that they are something else (`NOT_PHOTO_SUFFIXES`). Every other file is a candidate, and its
    content decides when it is decoded.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +67,10 @@ _SUFFIXES = (
     "aae thm pp3 dop cos nksc on1 lnk url torrent part crdownload tmp bak swp ttf otf woff "
     "woff2 svg eps ai"
 )
+# Broken clocks date files beyond what the catalogue can hold: the year 2262.
+_FAR_NS = 2**63 - 1
+# Bytes that are no UTF-8 are lone surrogates in Python's names; matchers take valid Unicode only.
+_VALID = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
 NOT_PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 
@@ -78,14 +84,25 @@ class FoundFolder(NamedTuple):
     files: list[FoundFile]
 
 
-def scan_folder(root: Path, *, exclude: Sequence[str] = (), follow_links: bool = False) -> Scan:
+def scan_folder(
+    root: Path,
+    *,
+    exclude: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    follow_links: bool = False,
+    skip: Collection[str] = (),
+    mounts: Sequence[str] = (),
+) -> Scan:
     """Prepare the walk of `root`; nothing but the root itself is looked at yet.
 
     Args:
         root: an existing folder.
         exclude: globs in gitignore's language, seen from the root: `*.png`, `Private/`,
             `/2019/raw`. A path that starts with the root's own is taken from the root.
+        left_out: more of them, all seen from the root, as `exact_pattern` writes them.
         follow_links: enter linked folders and take linked files.
+        skip: absolute folders that are not entered.
+        mounts: `Scan.mounts` of the walk before this one.
     Raises:
         PhotoFolderError: the root is not there, is no folder, or cannot be listed.
         UsageError: a glob that is not one.
@@ -104,7 +121,8 @@ def scan_folder(root: Path, *, exclude: Sequence[str] = (), follow_links: bool =
         ) from None
     except (OSError, ValueError) as error:
         raise PhotoFolderError(f"cannot list {root}: {_reason(error)}") from error
-    return Scan(Path(root), root_stat, Exclusions(root, exclude), follow_links)
+    rules = Exclusions(root, exclude, left_out)
+    return Scan(Path(root), root_stat, rules, follow_links, frozenset(skip), frozenset(mounts))
 
 
 class Scan:
@@ -116,20 +134,31 @@ class Scan:
 
     Attributes:
         unreadable: (relative folder, reason) of each folder that could not be listed.
+        mounts: relative folders on another disk than the folder around them; those that are away
+            stay among them.
         complete: True once the walk has come to its end with the root still in its place.
             False while it runs, after a break, and when the root's disk went away meanwhile: then
             what was not seen says nothing.
     """
 
     def __init__(
-        self, root: Path, root_stat: os.stat_result, exclusions: Exclusions, follow_links: bool
+        self,
+        root: Path,
+        root_stat: os.stat_result,
+        exclusions: Exclusions,
+        follow_links: bool,
+        skip: frozenset[str],
+        mounts_before: frozenset[str],
     ) -> None:
         self.root = root
         self.unreadable: list[tuple[str, str]] = []
+        self.mounts: list[str] = []
         self.complete = False
         self._root_stat = root_stat
         self._exclusions = exclusions
         self._follow_links = follow_links
+        self._skip = skip
+        self._mounts_before = mounts_before
         self._linked_folders: set[tuple[int, int]] = set()
 
     def is_unreadable(self, folder: str) -> bool:
@@ -146,10 +175,11 @@ class Scan:
 
     def __iter__(self) -> Iterator[FoundFolder]:
         # The last entry is the next folder; its path on disk travels along, as joining is dear.
-        waiting = [("", os.fspath(self.root), self._exclusions)]
+        waiting = [("", os.fspath(self.root), self._exclusions, self._root_stat.st_dev)]
         while waiting:
-            relative, path, rules = waiting.pop()
+            relative, path, rules, around = waiting.pop()
             try:
+                device = os.stat(path).st_dev  # noqa: PTH116  (speed)
                 files, folders, rules = self._list(relative, path, rules)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if not relative:
@@ -158,13 +188,32 @@ class Scan:
             except OSError as error:
                 self.unreadable.append((relative, _reason(error)))
                 continue
+            if device != around:
+                self.mounts.append(relative)
+            elif not files and not folders and self._is_away(relative, path):
+                continue
             yield FoundFolder(relative, files)
             prefix = f"{relative}/" if relative else ""
             waiting.extend(
-                (prefix + name, os.path.join(path, name), rules)  # noqa: PTH118  (speed)
+                (prefix + name, os.path.join(path, name), rules, device)  # noqa: PTH118  (speed)
                 for name in reversed(folders)
             )
+        for place in sorted(self._mounts_before.difference(self.mounts)):
+            path = os.path.join(self.root, place)  # noqa: PTH118
+            if not os.path.isdir(path) and not self.is_unreadable(place):  # noqa: PTH112
+                self._note_away(place)
         self.complete = self._root_is_in_place()
+
+    def _is_away(self, folder: str, path: str) -> bool:
+        """Whether a disk was mounted on this folder and left it empty; noted if so."""
+        if folder not in self._mounts_before or os.listdir(path):  # noqa: PTH208
+            return False
+        self._note_away(folder)
+        return True
+
+    def _note_away(self, folder: str) -> None:
+        self.mounts.append(folder)
+        self.unreadable.append((folder, "the disk that was mounted there is away"))
 
     def _list(
         self, relative: str, path: str, rules: Exclusions
@@ -176,7 +225,11 @@ class Scan:
             if entry.name == IGNORE_FILE and entry.is_file():
                 # Rules that cannot be read fail the folder: better not seen than indexed
                 # against its owner's wish.
-                rules = rules.with_ignore_file(prefix, Path(entry.path).read_bytes())
+                try:
+                    content = Path(entry.path).read_bytes()
+                except FileNotFoundError:
+                    continue  # removed since the folder was listed
+                rules = rules.with_ignore_file(prefix, content)
         asks = rules.any
         files = []
         folders = []
@@ -190,6 +243,7 @@ class Scan:
             if entry.is_dir(follow_symlinks=is_link):
                 if (
                     name.lower() not in SYSTEM_FOLDERS
+                    and entry.path not in self._skip
                     and not (asks and rules.excludes(f"{prefix}{name}/"))
                     and not (is_link and not self._may_enter(entry.path))
                 ):
@@ -204,10 +258,9 @@ class Scan:
                     found = entry.stat(follow_symlinks=is_link)
                 except FileNotFoundError:
                     continue  # removed since the folder was listed
+                time_ns = max(-_FAR_NS, min(found.st_mtime_ns, _FAR_NS))
                 files.append(
-                    FoundFile(
-                        prefix + name, found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
-                    )
+                    FoundFile(prefix + name, found.st_size, time_ns, found.st_ino, found.st_dev)
                 )
         return files, folders, rules
 
@@ -242,13 +295,16 @@ class Exclusions:
     one another's.
     """
 
-    def __init__(self, root: Path | str, exclude: Sequence[str]) -> None:
-        lines = [_anchored(glob, os.fspath(root)) for glob in exclude]
+    def __init__(
+        self, root: Path | str, exclude: Sequence[str], left_out: Sequence[str] = ()
+    ) -> None:
+        lines = [from_root(glob, os.fspath(root)) for glob in exclude]
         for line, glob in zip(lines, exclude, strict=True):
             if not _is_pattern(line):
                 raise UsageError(
                     f"cannot exclude {glob!r}: it is not a glob", hint="for example: '*.png'"
                 )
+        lines = [_plain(line) for line in (*lines, *left_out)]
         self._globs = pathspec.GitIgnoreSpec.from_lines(lines) if lines else None
         self._ignore_files: tuple[tuple[int, pathspec.GitIgnoreSpec], ...] = ()  # deepest first
 
@@ -259,8 +315,8 @@ class Exclusions:
 
     def with_ignore_file(self, prefix: str, content: bytes) -> Exclusions:
         """These rules and those of an ignore file in the folder `prefix` ('' or 'a/b/')."""
-        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-        lines = [line for line in text.splitlines() if _is_pattern(line)]
+        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        lines = [line for line in _plain(text).splitlines() if _is_pattern(line)]
         below = object.__new__(Exclusions)
         below._globs = self._globs
         spec = pathspec.GitIgnoreSpec.from_lines(lines)
@@ -289,19 +345,21 @@ def _is_pattern(line: str) -> bool:
 
 
 def _plain(path: str) -> str:
-    """`path` as ignore files are read: bytes that are no UTF-8 as U+FFFD.
-
-    pathspec may hand names to a matcher that takes valid Unicode only.
-    """
-    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
+    """`path` in valid Unicode: every byte that is no UTF-8 as a private letter of its own."""
+    return path if path.isascii() else path.translate(_VALID)
 
 
-def _anchored(glob: str, root: str) -> str:
-    """One `--exclude` glob as one gitignore line."""
+def exact_pattern(relative_path: str) -> str:
+    """A gitignore pattern that matches this very path, seen from the root, and what is below it."""
+    return "/" + re.sub(r"([\\*?\[\]!#\s])", r"\\\1", relative_path)
+
+
+def from_root(glob: str, root: str) -> str:
+    """One `--exclude` glob as one gitignore line, seen from the root."""
     root = os.path.abspath(root).rstrip(os.sep)  # noqa: PTH100  (resolve() would follow links)
     if glob.startswith(root + os.sep):
         glob = glob[len(root) :]  # keeps the separator, which anchors it
-    glob = _plain(glob.replace(os.sep, "/"))
+    glob = glob.replace(os.sep, "/")
     # A line that starts so would be a comment or take something back: here it is a name.
     return "\\" + glob if glob.startswith(("#", "!")) else glob
 

@@ -1,0 +1,219 @@
+"""Which folders belong to a library: roots in roots, exclusions, removals, disks that go away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Cli, draw_photo
+
+from clipsearch.errors import PhotoFolderError, UsageError
+from clipsearch.library import Library
+from clipsearch.photos.scan import scan_folder
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library.open(tmp_path / "library")
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Two photos, and two in a folder of their own."""
+    folder = tmp_path / "album"
+    for seed, name in enumerate(("top.jpg", "other.jpg", "Private/a.jpg", "Private/b.jpg")):
+        draw_photo(folder / name, seed)
+    return folder
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder on another disk than pytest's folders, where there is one."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev:
+        pytest.skip("there is only one disk here")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def known(library: Library) -> set[str]:
+    """The last two parts of the paths of all photos that can be found."""
+    return {"/".join(Path(hit.path).parts[-2:]) for hit in library.query("a photo", k=50)}
+
+
+def test_what_was_removed_stays_away_until_it_is_named(library: Library, album: Path) -> None:
+    library.index([album])
+    assert library.remove([album / "Private", album / "top.jpg"]) == (3, 3)
+    library.index()
+    library.index([album], exclude=["*.gif"])
+    assert known(library) == {"album/other.jpg"}
+    library.index([album / "Private"])
+    assert known(library) == {"album/other.jpg", "Private/a.jpg", "Private/b.jpg"}
+    library.index([album / "top.jpg"])
+    assert "album/top.jpg" in known(library)
+
+
+def test_removing_is_all_or_nothing(library: Library, album: Path, tmp_path: Path) -> None:
+    library.index([album])
+    with pytest.raises(PhotoFolderError, match="knows no photo"):
+        library.remove([album / "Private", album / "2019"])
+    with pytest.raises(PhotoFolderError, match="knows nothing"):
+        library.remove([album / "Private", tmp_path])
+    assert library.status().photos == 4
+    assert library.remove([album / "Private", album, album / "top.jpg"]) == (4, 4)
+    assert library.status().roots == []
+
+
+def test_a_folder_named_like_the_way_to_its_root_is_removed_itself(
+    library: Library, album: Path
+) -> None:
+    again = album / album.relative_to("/") / "2020"
+    draw_photo(again / "x.jpg", 7)
+    draw_photo(album / "2020" / "y.jpg", 8)
+    library.index([album])
+    library.remove([again])
+    library.index()
+    assert "2020/y.jpg" in known(library)
+    assert "2020/x.jpg" not in known(library)
+
+
+def test_names_that_differ_in_a_byte_that_is_no_text_are_two(library: Library, album: Path) -> None:
+    for seed, name in enumerate((b"caf\xe8.jpg", b"caf\xe9.jpg"), start=20):
+        draw_photo(album / "plain.jpg", seed).rename(album / os.fsdecode(name))
+    library.index([album])
+    library.remove([album / os.fsdecode(b"caf\xe9.jpg")])
+    library.index()
+    assert f"album/{os.fsdecode(b'caf' + bytes([0xE8]))}.jpg" in known(library)
+
+
+def test_an_outer_folder_takes_over_the_rules_of_the_inner_one(
+    library: Library, album: Path
+) -> None:
+    inner = album / "2019 [raw]"
+    for seed, name in enumerate(("thumbs/a.jpg", "deep/thumbs/b.jpg", "hidden/c.jpg", "d.jpg")):
+        draw_photo(inner / name, 30 + seed)
+    library.index([inner], exclude=["thumbs/", str(inner / "hidden")])
+    assert known(library) == {"2019 [raw]/d.jpg"}
+    library.index([album])
+    assert known(library) == {
+        *("2019 [raw]/d.jpg", "album/top.jpg", "album/other.jpg", "Private/a.jpg", "Private/b.jpg")
+    }
+    assert [root.path for root in library.status().roots] == [str(album)]
+
+
+def test_a_root_that_was_away_while_the_folder_around_it_was_indexed_is_no_part_of_it(
+    library: Library, album: Path
+) -> None:
+    inner = album / "Private"
+    library.index([inner], exclude=["b.jpg"])
+    inner.rename(album.with_name("away"))
+    library.index([album])
+    album.with_name("away").rename(inner)
+    library.index()
+    status = library.status()
+    assert (status.photos, status.files) == (3, 3)
+    assert "Private/b.jpg" not in known(library)
+    # Named, the outer one takes it over; what breaks meanwhile is known once.
+    (inner / "a.jpg").write_bytes(b"\xff\xd8\xff broken")
+    library.index([album])
+    assert known(library) == {"album/top.jpg", "album/other.jpg"}
+    assert library.remove([album]) == (2, 2)
+
+
+def test_a_removed_folder_takes_the_roots_in_it_along(
+    library: Library, album: Path, other_disk: Path
+) -> None:
+    (album / "disk").symlink_to(other_disk)
+    draw_photo(other_disk / "far.jpg", 50)
+    library.index([album / "disk"])
+    library.index([album], follow_links=True)
+    assert len(library.status().roots) == 2  # another disk can go away by itself
+    assert library.status().files == 5
+    library.remove([album / "disk"])
+    library.index()
+    assert library.status().files == 4
+    assert len(library.status().roots) == 1
+
+
+def test_options_without_a_folder_are_for_all_of_them(library: Library, album: Path) -> None:
+    library.index([album])
+    library.index(exclude=["Private/"])
+    assert known(library) == {"album/top.jpg", "album/other.jpg"}
+
+
+def test_following_links_is_remembered_by_the_command_too(
+    cli: Cli, album: Path, tmp_path: Path
+) -> None:
+    draw_photo(tmp_path / "elsewhere" / "far.jpg", 40)
+    (album / "link").symlink_to(tmp_path / "elsewhere")
+    assert "5 added" in cli("index", album, "--follow-links").stderr
+    assert "5 unchanged" in cli("index", album).stderr
+    assert "1 removed" in cli("index", album, "--no-follow-links").stderr
+
+
+def test_the_photos_of_a_disk_inside_a_folder_outlast_its_absence(
+    library: Library, album: Path, other_disk: Path
+) -> None:
+    disk = other_disk / "photos"
+    draw_photo(disk / "2020" / "far.jpg", 60)
+    (album / "disk").symlink_to(disk)
+    library.index([album], follow_links=True)
+    shutil.move(disk, other_disk / "away")
+    report = library.index()
+    assert report.unreadable_folders == [
+        (str(album / "disk"), "the disk that was mounted there is away")
+    ]
+    assert library.status().photos == 5
+    (album / "disk").unlink()
+    (album / "disk").mkdir()  # the mount point that is left
+    assert library.index().unreadable_folders
+    assert library.index().removed == 0
+    (album / "disk").rmdir()
+    shutil.move(other_disk / "away", disk)
+    (album / "disk").symlink_to(disk)
+    assert (library.index().unchanged, library.status().photos) == (5, 5)
+    (disk / "2020" / "far.jpg").unlink()
+    assert library.index().removed == 1
+
+
+def test_a_folder_filter_relative_to_here_means_here(
+    library: Library, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_photo(album / "2024" / "c.jpg", 5)
+    draw_photo(album / "Private" / "2024" / "d.jpg", 6)
+    library.index([album])
+
+    def names(folder: str) -> set[str]:
+        return {Path(hit.path).name for hit in library.query("a photo", k=9, folders=[folder])}
+
+    monkeypatch.chdir(album / "Private")
+    assert names(".") == {"a.jpg", "b.jpg", "d.jpg"}
+    assert names("2024") == names("./2024") == {"d.jpg"}
+    assert names("../2024") == {"c.jpg"}
+    monkeypatch.chdir("/")
+    assert names("2024") == names("album/2024") == {"c.jpg"}
+    with pytest.raises(UsageError, match="no photo there"):
+        names("./2024")
+
+
+def test_a_clock_that_is_centuries_off_stops_nothing(library: Library, album: Path) -> None:
+    os.utime(album / "top.jpg", ns=(0, 9_300_000_000_000_000_000))
+    assert library.index([album]).added == 4
+    assert library.index().unchanged == 4
+
+
+def test_ignore_rules_that_vanish_while_they_are_looked_at_leave_the_folder(
+    album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (album / ".clipsearchignore").write_text("*.gif")
+
+    def gone(path: Path) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    (top, private) = scan_folder(album)
+    assert (len(top.files), len(private.files)) == (2, 2)
