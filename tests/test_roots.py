@@ -145,6 +145,14 @@ def test_options_without_a_folder_are_for_all_of_them(library: Library, album: P
     assert known(library) == {"album/top.jpg", "album/other.jpg"}
 
 
+def test_a_named_folder_that_is_passed_over_is_told(library: Library, album: Path) -> None:
+    draw_photo(album / ".hidden" / "h.jpg", 45)
+    library.index([album])
+    (warning,) = library.index([album / ".hidden"]).warnings
+    assert warning[0].startswith(f"{album / '.hidden'} was passed over")
+    assert library.index([album / "Private"]).warnings == []
+
+
 def test_following_links_is_remembered_by_the_command_too(
     cli: Cli, album: Path, tmp_path: Path
 ) -> None:
@@ -198,6 +206,15 @@ def test_a_folder_filter_relative_to_here_means_here(
     assert names("2024") == names("album/2024") == {"c.jpg"}
     with pytest.raises(UsageError, match="no photo there"):
         names("./2024")
+
+
+def test_a_library_and_a_camera_may_be_named_in_bytes_that_are_no_text(
+    album: Path, tmp_path: Path
+) -> None:
+    library = Library.open(tmp_path / os.fsdecode(b"biblioth\xe8que"))
+    library.index([album])
+    assert len(library.query("a photo")) == 4
+    assert library.query("a photo", camera=os.fsdecode(b"\xe8")) == []
 
 
 def test_a_clock_that_is_centuries_off_stops_nothing(library: Library, album: Path) -> None:

@@ -361,6 +361,7 @@ def test_a_reader_older_than_the_index_still_sees_its_own_moment(
         index, _ = ann.open_index(folder, model)
         found = ann.nearest(before, index, model, queries[:1], 5)
         assert set(found.rows[0].tolist()) == set(best.tolist())
+        assert found.notice is None  # nothing is wrong with the index
 
 
 def test_equal_photos_are_ranked_by_row_however_they_are_found(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ class Library:
                 threads=self._threads,
                 max_megapixels=max_megapixels,
                 show=progress,
+                named=paths,
             )
             run.run(roots)
             missing = run.fill()

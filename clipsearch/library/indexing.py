@@ -218,6 +218,7 @@ class IndexRun:
         catalog: open for writing; the caller holds the lock.
         model: the row of the encoder's model in the catalogue.
         show: called with each step of progress, in the caller's thread.
+        named: folders that the user named; one that the walk passes over is told.
     """
 
     def __init__(
@@ -229,12 +230,14 @@ class IndexRun:
         threads: int,
         max_megapixels: float | None,
         show: Show | None,
+        named: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
         self._model = model
         self._threads = threads
         self._max_megapixels = max_megapixels
+        self._named = [os.path.abspath(Path(path).expanduser()) for path in named]
         self._show = show or (lambda step: None)
         self._started = time.perf_counter()
         self.report = IndexReport(model=model.name)
@@ -292,6 +295,11 @@ class IndexRun:
             self.report.unavailable.append((root.path, "it went away while it was read"))
             return []
         self._catalog.set_root_available(root.id, True)
+        for path in self._named:
+            if is_inside(path, root.path) and path != root.path and os.path.isdir(path):
+                place = relative_to(path, root.path)
+                if place not in seen and not scan.is_unreadable(place):
+                    self.report.warnings.append(_passed_over(path, root.path))
         if sorted(scan.mounts) != mounts:
             options = {**root.options, "mounts": sorted(scan.mounts)}
             self._catalog.add_root(root.path, options)
@@ -423,6 +431,13 @@ class IndexRun:
     ) -> None:
         seconds = time.perf_counter() - (self._started if since is None else since)
         self._show(Progress(phase, done, total, seconds, len(self.report.skipped)))
+
+
+def _passed_over(path: str, root: str) -> tuple[str, str | None]:
+    return (
+        f"{path} was passed over: it lies in {root}, and is hidden, a link, or excluded there",
+        "`clipsearch index --help` says how links and exclusions are changed",
+    )
 
 
 def _why_unavailable(path: str, known_files: int) -> str:

@@ -85,7 +85,8 @@ def make_filters(
     if before is not None:
         filters.append(Filter("before", search.date_bound(before, option="--before")))
     if camera is not None:
-        filters.append(Filter("camera", camera))
+        # An argument may hold bytes that are no text; no camera's name does.
+        filters.append(Filter("camera", camera.encode("utf-8", "replace").decode()))
     return filters
 
 

@@ -129,6 +129,12 @@ class AnnIndex:
             self._trusted = (id(reader), self._compare(reader, model, dead))
         return self._trusted[1]
 
+    def is_newer_than(self, reader: Reader, model: Model) -> bool:
+        """Whether the file belongs to the catalogue as it is now, which the reader is behind."""
+        with Reader.open(reader.folder) as now:
+            current = next((known for known in now.models() if known.id == model.id), None)
+            return current is not None and self._compare(now, current, now.tombstones(model.id))
+
     def _compare(self, reader: Reader, model: Model, dead: RowArray) -> bool:
         facts = self.facts
         if facts.rows > model.rows:
@@ -227,6 +233,8 @@ def nearest(
         return _scan(reader, model, queries, k, allowed, dead)
     if not index.belongs_to(reader, model, dead):
         found = _scan(reader, model, queries, k, allowed, dead)
+        if index.is_newer_than(reader, model):
+            return found
         return found._replace(notice=ann_file.damaged("it was made from another catalogue"))
     best = _Best(len(queries), k)
     try:

@@ -579,7 +579,7 @@ def read_roots(fetch: Fetch) -> list[Root]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """A read-only connection inside a read transaction."""
-    where = f"file:{quote(str(path.absolute()))}?mode=ro"
+    where = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
     try:
         return _begin(where)
     except sqlite3.OperationalError as error:
