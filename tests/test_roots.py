@@ -150,7 +150,7 @@ def test_a_named_folder_that_is_passed_over_is_told(library: Library, album: Pat
     library.index([album])
     (warning,) = library.index([album / ".hidden"]).warnings
     assert warning[0].startswith(f"{album / '.hidden'} was passed over")
-    assert library.index([album / "Private"]).warnings == []
+    assert library.index([album / "Private", album]).warnings == []
 
 
 def test_following_links_is_remembered_by_the_command_too(

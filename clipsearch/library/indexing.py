@@ -269,10 +269,8 @@ class IndexRun:
             self._catalog.set_root_available(root.id, False)
             self.report.unavailable.append((root.path, reason))
             return []
-        mounts = root.options.get("mounts", [])
-        scan = scan_folder(
-            Path(root.path), **walk_options(root, self._catalog.roots()), mounts=mounts
-        )
+        mounts, roots = root.options.get("mounts", []), self._catalog.roots()
+        scan = scan_folder(Path(root.path), **walk_options(root, roots), mounts=mounts)
         gone: list[int] = []
         seen: set[str] = set()
         for folder in scan:
@@ -296,10 +294,11 @@ class IndexRun:
             return []
         self._catalog.set_root_available(root.id, True)
         for path in self._named:
-            if is_inside(path, root.path) and path != root.path and os.path.isdir(path):
-                place = relative_to(path, root.path)
-                if place not in seen and not scan.is_unreadable(place):
-                    self.report.warnings.append(_passed_over(path, root.path))
+            inner, place = root_of(path, roots), relative_to(path, root.path)
+            if inner is None or inner.id != root.id or place in seen or place == os.curdir:
+                continue
+            if os.path.isdir(path) and not scan.is_unreadable(place):
+                self.report.warnings.append(_passed_over(path, root.path))
         if sorted(scan.mounts) != mounts:
             options = {**root.options, "mounts": sorted(scan.mounts)}
             self._catalog.add_root(root.path, options)
