@@ -442,6 +442,29 @@ def test_turning_a_jpeg_by_its_tag_makes_another_photo(tmp_path: Path) -> None:
     assert decoded(tmp_path, jpeg_bytes(quarters())).digest in digests
 
 
+def test_a_jpeg_said_to_hold_other_colours_has_another_digest(tmp_path: Path) -> None:
+    """The same scan is red or green by Adobe's word alone."""
+    red = Image.new("RGB", (64, 48), (200, 30, 30))
+    red.save(tmp_path / "rgb.jpg", keep_rgb=True)
+    data = bytearray((tmp_path / "rgb.jpg").read_bytes())
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    for number in range(3):  # 'R', 'G', 'B' would say it too
+        data[frame + 10 + 3 * number] = data[scan + 5 + 2 * number] = number + 1
+    (tmp_path / "told.jpg").write_bytes(data)
+    adobe = data.index(b"\xff\xee")
+    length = int.from_bytes(data[adobe + 2 : adobe + 4], "big")
+    (tmp_path / "untold.jpg").write_bytes(data[:adobe] + data[adobe + 2 + length :])
+    told, untold = (decode_photo(tmp_path / f"{n}.jpg", side_px=32) for n in ("told", "untold"))
+    assert told.image is not None
+    assert untold.image is not None
+    assert told.image.getpixel((5, 5)) != untold.image.getpixel((5, 5))
+    assert told.digest != untold.digest
+    # What is said of most JPEGs from Photoshop changes nothing.
+    data[adobe + 1 + length] = 1
+    (tmp_path / "usual.jpg").write_bytes(data)
+    assert decode_photo(tmp_path / "usual.jpg", side_px=32).digest == untold.digest
+
+
 def test_other_pixels_or_other_bytes_make_another_digest(tmp_path: Path) -> None:
     jpeg = jpeg_bytes(quarters())
     assert decoded(tmp_path, jpeg).digest != decoded(tmp_path, jpeg + b"\0").digest

@@ -6,7 +6,8 @@ picture is worth a word (`SkippedPhoto`) or was never meant to be one (`NotAPhot
 **Digest.** BLAKE2b of 16 bytes over the file's bytes. For a JPEG, APPn and COM segments are left
 out, so that captions, ratings, positions and thumbnails can change without the photo becoming
 another one. Orientation lives among them, and a photo turned by its tag is a different upright
-picture: one other than 1 joins the digest. Equal digests so mean equal pictures, turned or not.
+picture: one other than 1 joins the digest. So does Adobe's word on what the colours are, where it
+is not the one that decoders go by anyway. Equal digests so mean equal pictures.
 
 **Colours.** RGB is taken as it is, whatever its profile: the models were trained so. CMYK goes
 through its own profile where it has one that works. 16-bit samples keep their upper 8 bits;
@@ -60,6 +61,8 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _BMP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
 _HEADER_BYTES = 512
+# Adobe's transform byte of YCbCr, which a JPEG is in where nothing says otherwise.
+_AS_USUAL = b"\x01"
 # A pixel takes 4 bytes in Pillow; as read and as RGB. Two files are decoded at a time, and half of
 # the memory is left to others.
 _BYTES_PER_PIXEL = 8
@@ -326,6 +329,9 @@ def _digest(data: bytes, kind: str) -> bytes:
     turn = exif.orientation(jpeg.payload(data, jpeg.APP1, jpeg.EXIF) or b"")
     if turn != 1:
         digest.update(b"orientation %d" % turn)
+    transform = (jpeg.payload(data, jpeg.APP14, jpeg.ADOBE) or b"")[6:7]
+    if transform not in (b"", _AS_USUAL):
+        digest.update(b"transform %d" % transform[0])
     return digest.digest()
 
 

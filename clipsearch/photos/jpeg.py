@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
+ADOBE = b"Adobe"
 PHOTOSHOP = b"Photoshop 3.0\0"
 MULTI_PICTURE = b"MPF\0"
 
 SOS = 0xDA
 COM = 0xFE
-APP1, APP2, APP13 = 0xE1, 0xE2, 0xED
+APP1, APP2, APP13, APP14 = 0xE1, 0xE2, 0xED, 0xEE
 
 
 class Segment(NamedTuple):
@@ -24,7 +25,7 @@ class Segment(NamedTuple):
 
     @property
     def is_metadata(self) -> bool:
-        """APPn or COM: says things about the picture and takes no part in it."""
+        """APPn or COM: says things about the picture, hardly ever how to decode it."""
         return 0xE0 <= self.marker <= 0xEF or self.marker == COM
 
 
