@@ -168,8 +168,18 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(model: Path, monkeyp
 def test_exporting_never_writes_over_anything(model: Path, tmp_path: Path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
-    with pytest.raises(ModelError, match="not empty"):
-        export_model(model, tmp_path / "full")
+    for taken in (tmp_path / "full", tmp_path / "full" / "precious"):
+        with pytest.raises(ModelError, match="not an empty directory"):
+            export_model(model, taken)
+
+
+def test_exporting_into_the_empty_directory_one_is_in(model: Path, monkeypatch, tmp_path: Path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export_model(model, Path()) == Path()
+    # Seen from inside, as by the user's shell: the directory was filled, not replaced.
+    assert {file.name for file in Path().iterdir()} == {file.name for file in model.iterdir()}
+    assert fingerprints(Path()) == fingerprints(model)
 
 
 @pytest.mark.parametrize("name", ["pocket", "mine", "best"])

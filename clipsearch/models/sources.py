@@ -340,13 +340,16 @@ def export_model(name: str | Path, folder: Path) -> Path:
     """Write a model that is here as a directory of open_clip's `local-dir:` form.
 
     Raises:
-        ModelUnavailable, ModelError: as `find_model`; or the directory exists and is not empty.
+        ModelUnavailable, ModelError: as `find_model`; or there is something at `folder` already
+            that is not an empty directory.
         StorageError: it cannot be written.
     """
     source = find_model(name)
     folder = folder.expanduser()
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{folder} is not empty", hint="name a directory that does not exist yet")
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
+        raise ModelError(
+            f"{folder} is not an empty directory", hint="name a directory that does not exist yet"
+        )
     with _new_directory(folder) as draft:
         _copy_model(source, draft)
     return folder
@@ -387,22 +390,33 @@ def _copy_model(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
+
+
 @contextmanager
 def _new_directory(place: Path) -> Iterator[Path]:
-    """A draft beside `place` that becomes it when the block ends well, and goes when it does not.
+    """A draft that becomes `place` when the block ends well, and goes when it does not.
 
     Raises:
-        StorageError: the disk is full or refuses to be written.
+        StorageError: the disk is full or refuses to be written, or `place` holds something.
     """
     import shutil
 
-    draft = place.with_name(f".{place.name}.{os.getpid()}.draft")
+    # An empty directory is filled, not replaced: a shell may be in it ('.').
+    there = place.is_dir()
+    draft = (place if there else place.parent) / f".{place.name}.{os.getpid()}.draft"
     try:
+        if there and not _is_empty(place):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         draft.mkdir(parents=True)
         yield draft
-        if place.is_dir():
-            place.rmdir()  # only ever an empty one: anything else fails here, and stays
-        draft.rename(place)
+        if there:
+            # The configuration comes last: it makes a directory a model.
+            for file in sorted(draft.iterdir(), key=lambda file: file.name == CONFIG_NAME):
+                file.rename(place / file.name)
+        else:
+            draft.rename(place)
     except OSError as error:
         raise StorageError(
             f"{place} cannot be written: {error}",
