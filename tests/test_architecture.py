@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "clipsearch"
 ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "errors": (set(), set(), set()),
     "records": (set(), {"numpy"}, set()),
+    "locking": (set(), set(), set()),
     "photos": (set(), {"numpy", "PIL", "pathspec"}, {"pillow_heif", "rawpy"}),
     "models": (
         set(),
@@ -25,10 +26,10 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
             *("huggingface_hub", "platformdirs", "transformers", "regex"),
         },
     ),
-    "store": (set(), {"numpy"}, {"sqlalchemy", "faiss"}),
+    "store": ({"locking"}, {"numpy"}, {"sqlalchemy", "faiss"}),
     "search": ({"store"}, {"numpy"}, set()),
     "train": (
-        {"photos", "models"},
+        {"photos", "models", "locking"},
         {"numpy"},
         {"torch", "open_clip", "PIL", "safetensors", "tensorboard", "matplotlib", "platformdirs"},
     ),

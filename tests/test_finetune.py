@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -283,6 +284,31 @@ def test_a_finished_or_unfinished_run_is_never_overwritten(
         run(pairs, tmp_path / "run", base, changed(epochs=1, batch_size=12), resume=True)
     with pytest.raises(UsageError, match="is a model directory"):
         run(pairs, base, base)
+
+
+def test_two_runs_never_write_into_one_folder(base: Path, pairs: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def begin_another(step: TrainingProgress) -> None:
+        if step.step == 1:
+            for resume in (False, True):
+                with pytest.raises(UsageError, match="another run is writing to") as caught:
+                    run(pairs, tmp_path / "run", base, changed(epochs=1), resume=resume)
+                refused.append(str(caught.value))
+
+    report = run(pairs, tmp_path / "run", base, changed(epochs=1), progress=begin_another)
+    assert len(refused) == 2
+    assert f"pid {os.getpid()}" in refused[0]
+    assert report.steps == len([m for m in read_metrics(report.output) if m["kind"] == "step"])
+
+
+def test_a_run_that_was_overtaken_writes_nothing(base: Path, pairs: Path, tmp_path: Path) -> None:
+    def finish_another(text: str) -> None:
+        if not text.startswith("method") and not (tmp_path / "run").exists():
+            run(pairs, tmp_path / "run", base, changed(epochs=1))
+
+    with pytest.raises(UsageError, match="finished run"):
+        run(pairs, tmp_path / "run", base, say=finish_another)
 
 
 def test_a_damaged_state_is_not_resumed(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -1,51 +1,15 @@
-"""The writer's lock: one process at a time may change a library.
-
-It is a lock of the operating system on the file `lock`: it ends with its process, however that
-ends, so there is no stale lock to clear away. What the file says (pid, command, start) is for
-people only. Readers do not take it.
-"""
+"""The writer's lock: one process at a time may change a library. Readers do not take it."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from clipsearch.errors import LibraryLocked
+from clipsearch.locking import LockHeld, take_lock
 from clipsearch.store.failures import from_system
-
-_POLL_SECONDS = 0.1
-
-# The locked byte lies far behind the text: on Windows a locked byte cannot be read by others.
-_LOCKED_BYTE = 1 << 30
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        # flock, not fcntl.lockf: a POSIX record lock is lost as soon as this process closes any
-        # other descriptor of the file, and it does not keep two threads apart.
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 @contextmanager
@@ -58,45 +22,16 @@ def writer_lock(folder: Path, wait: bool | float = False) -> Iterator[None]:
         LibraryLocked: another process holds it; the message names it.
         StorageError: the lock file cannot be made.
     """
-    path = folder / "lock"
-    deadline = float("inf") if wait is True else time.monotonic() + float(wait)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    except OSError as error:
+        descriptor = take_lock(folder / "lock", wait)
+    except LockHeld as holder:
+        raise LibraryLocked(
+            f"cannot write: another clipsearch ({holder}) holds the lock",
+            hint="add `--wait`, or try again when it has finished",
+        ) from None
+    except OSError as error:  # a file system without locks, or a full disk
         raise from_system(error, folder) from error
     try:
-        try:
-            while not _try_lock(descriptor):
-                if time.monotonic() >= deadline:
-                    raise LibraryLocked(
-                        f"cannot write: another clipsearch ({_holder(path)}) holds the lock",
-                        hint="add `--wait`, or try again when it has finished",
-                    )
-                time.sleep(_POLL_SECONDS)
-            _sign(descriptor)
-        except OSError as error:  # a file system without locks, or a full disk
-            raise from_system(error, folder) from error
         yield
     finally:
-        # Closing gives the lock back. The file stays: whoever deletes a lock file can delete the
-        # one that somebody else has just locked.
         os.close(descriptor)
-
-
-def _sign(descriptor: int) -> None:
-    words = {
-        "pid": os.getpid(),
-        "command": " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])[:400],
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, json.dumps(words).encode())
-
-
-def _holder(path: Path) -> str:
-    try:
-        words = json.loads(path.read_bytes())
-        return f"pid {words['pid']}: {words['command']}, since {words['started']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "which has not said its name yet"

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from clipsearch.errors import SkippedPhoto, UsageError
+from clipsearch.locking import LockHeld, take_lock
 from clipsearch.models.config import CONFIG_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.sources import find_model
@@ -95,7 +96,8 @@ def finetune(
     Raises:
         TrainingDataError: the pairs cannot be trained on.
         ModelError: the base model cannot be trained, or there is no such device.
-        UsageError: `output` is taken, or is resumed with other words.
+        UsageError: `output` is taken, perhaps by a run that goes on now, or is resumed with
+            other words.
         StorageError: the disk is full.
     """
     settings = settings or Settings()
@@ -113,7 +115,7 @@ def finetune(
         torch.set_num_threads(threads)
     torch.manual_seed(settings.seed)
 
-    with _process_group(device) as leader:
+    with _process_group(device) as leader, ExitStack() as held:
         # Model.
         folder = None if from_scratch else find_model(model)
         if from_scratch:
@@ -145,6 +147,9 @@ def finetune(
         base_drift = _drift_vectors(towers, album) if album is not None else None
 
         # Training.
+        if leader:
+            held.enter_context(_run_lock(output))
+            _check_output(output, resume)  # another run may have finished meanwhile
         identity = {
             "base": from_scratch or asdict(fingerprints(folder)),  # type: ignore[arg-type]
             "data": examples.digest,
@@ -316,6 +321,24 @@ def _check_output(output: Path, resume: bool) -> None:
         raise UsageError(
             f"{output} is a model directory", hint="choose another place with `--output`"
         )
+
+
+@contextmanager
+def _run_lock(output: Path) -> Iterator[None]:
+    """Hold the right to write into the run's folder, which is made if need be."""
+    try:
+        with storage_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            descriptor = take_lock(output / "lock")
+    except LockHeld as holder:
+        raise UsageError(
+            f"another run is writing to {output} ({holder})",
+            hint="wait until it has finished, or choose another place with `--output`",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
