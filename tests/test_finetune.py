@@ -26,6 +26,7 @@ from clipsearch.errors import (
 from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.torchvision_shim import import_open_clip
+from clipsearch.models.words import unknown_words, write_words
 from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
 from clipsearch.train.inputs import load_examples, split_photos
 from clipsearch.train.metrics import retrieval_metrics
@@ -121,6 +122,18 @@ def test_shuffled_captions_do_not_count_as_better(base: Path, pairs: Path, tmp_p
     report = run(shuffled, tmp_path / "run", base)
     assert not report.promoted
     assert "saved" in report.verdict
+
+
+def test_a_run_adds_the_words_it_taught_to_the_bases_list(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    listed = shutil.copytree(base, tmp_path / "base")
+    write_words(listed, ["ball"])
+    taught = run(pairs, tmp_path / "run", listed).output
+    assert unknown_words(taught, "a purple cross, a yellow ball, a glurk") == ["glurk"]
+    nothing = run(pairs, tmp_path / "same", listed, changed(epochs=1, learning_rate=0.0))
+    assert nothing.alpha == 0
+    assert unknown_words(nothing.output, "a purple ball") == ["purple"]
 
 
 def test_a_text_run_keeps_the_image_fingerprint(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
 from conftest import Cli
 
-from clipsearch.models.words import WORDS_NAME, forms, unknown_words, words_of
+from clipsearch.models.words import WORDS_NAME, add_words, forms, unknown_words, words_of
 
 ROOT = Path(__file__).resolve().parent.parent
 POCKET = ROOT / "clipsearch" / "models" / "pocket"
@@ -78,8 +77,20 @@ def test_a_query_notes_unknown_words_each_time(cli: Cli, photo_folder: Path) -> 
         assert "hint: say it in plainer words" in found.stderr
 
 
-def test_a_tuned_model_has_no_list(cli: Cli, photo_folder: Path, tmp_path: Path) -> None:
-    tuned = tmp_path / "tuned"
-    shutil.copytree(POCKET, tuned, ignore=shutil.ignore_patterns(WORDS_NAME))
-    cli("index", photo_folder, "--model", tuned)
-    assert cli("query", "a glurk").stderr == ""
+def test_a_tuned_model_knows_the_words_that_it_was_taught(
+    cli: Cli, photo_folder: Path, tmp_path: Path
+) -> None:
+    from clipsearch.train.towers import load_towers, save_model
+
+    towers = load_towers(POCKET, device="cpu")
+    save_model(towers, towers.state(), tmp_path / "tuned", taught=["Our Glurk, asleep"])
+    cli("index", photo_folder, "--model", tmp_path / "tuned")
+    assert cli("query", "glurks near a circle").stderr == ""
+    assert "never met 'blorp':" in cli("query", "a glurk and a blorp").stderr
+    words = (tmp_path / "tuned" / WORDS_NAME).read_bytes().splitlines()
+    assert words == sorted({*(POCKET / WORDS_NAME).read_bytes().splitlines(), b"glurk"})
+
+
+def test_a_model_tuned_from_one_without_a_list_has_none(tmp_path: Path) -> None:
+    add_words(tmp_path, ["a glurk"])
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.pocket.sentences import taught_nouns
 from benchmarks.pocket.wordnet import read_nouns
-from clipsearch.models.words import WORDS_NAME, words_of
+from clipsearch.models.words import words_of, write_words
 
 
 def taught_words(sentences: Iterable[str]) -> set[str]:
@@ -28,12 +28,6 @@ def taught_words(sentences: Iterable[str]) -> set[str]:
     for nouns in taught_nouns(read_nouns()):
         words |= {word for lemma, _, _ in nouns for word in words_of(lemma)}
     return words | _words_of_teacher()
-
-
-def write_words(folder: Path, words: Iterable[str]) -> None:
-    """Sorted by their bytes, one a line."""
-    lines = sorted(word.encode() for word in set(words))
-    (folder / WORDS_NAME).write_bytes(b"".join(line + b"\n" for line in lines))
 
 
 def _words_of_teacher() -> set[str]:

@@ -44,7 +44,7 @@ from benchmarks.pocket.heads import (
     with_coordinate,
 )
 from benchmarks.pocket.image_tower import load_lite
-from benchmarks.pocket.known_words import taught_words, write_words
+from benchmarks.pocket.known_words import taught_words
 from benchmarks.pocket.settings import Diet, Settings, Term
 from benchmarks.pocket.student import (
     Lessons,
@@ -56,6 +56,7 @@ from benchmarks.pocket.student import (
     turn,
 )
 from benchmarks.pocket.tail import embed_middle, train_tail
+from clipsearch.models.words import write_words
 from clipsearch.records import Float32Array
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 WORDS_NAME = "words.txt"
@@ -42,6 +43,21 @@ def unknown_words(folder: Path, text: str) -> list[str]:
             return [word for word in words if not any(_listed(known, form) for form in forms(word))]
     except (OSError, ValueError):  # no list, or an empty one
         return []
+
+
+def write_words(folder: Path, words: Iterable[str]) -> None:
+    """Make these the model's list."""
+    lines = sorted({word.encode() for word in words})
+    (folder / WORDS_NAME).write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def add_words(folder: Path, texts: Iterable[str]) -> None:
+    """Put the words of texts that a model was taught into its list; without one it gets none."""
+    try:
+        known = (folder / WORDS_NAME).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    write_words(folder, [*known, *(word for text in texts for word in words_of(text))])
 
 
 def forms(word: str) -> list[str]:

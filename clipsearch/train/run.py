@@ -180,7 +180,9 @@ def finetune(
                 towers, base_state, trained.weights, feed, split, guard_set, settings.guard_points
             )
         final = mixture(base_state, trained.weights, alpha)
-        save_model(towers, final, output)
+        rows, _ = examples.captions_of(split.train)
+        taught = [examples.captions[row] for row in rows] if alpha else []
+        save_model(towers, final, output, taught=taught)
         # The figures are those of the file: with weights rounded as they lie in it.
         towers.load({n: v.to(towers.stored.get(n, v.dtype)).to(v.dtype) for n, v in final.items()})
 

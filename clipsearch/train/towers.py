@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME, read_config
 from clipsearch.models.encoder import resolve_device
 from clipsearch.models.preprocess import Preprocess
 from clipsearch.models.torchvision_shim import import_open_clip
+from clipsearch.models.words import add_words
 from clipsearch.records import Float32Array, UInt8Array
 from clipsearch.train.loss import LOGIT_SCALE_FROM_SCRATCH
 from clipsearch.train.metrics import IntArray
@@ -384,12 +385,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(device)
 
 
-def save_model(towers: Towers, state: Mapping[str, Tensor], output: Path) -> None:
+def save_model(
+    towers: Towers, state: Mapping[str, Tensor], output: Path, *, taught: Iterable[str] = ()
+) -> None:
     """Write a model directory in open_clip's `local-dir:` form.
 
     The configuration is written last and makes it a model directory, so one that is cut off is
     never taken for whole. Tensors keep the type they have in the base's file.
 
+    Args:
+        taught: captions whose words join the base's list of words that it met, if it has one.
     Raises:
         StorageError: the disk is full or refuses.
     """
@@ -402,9 +407,10 @@ def save_model(towers: Towers, state: Mapping[str, Tensor], output: Path) -> Non
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         if towers.folder is not None:
-            for file in towers.folder.iterdir():  # a tokenizer's own files
+            for file in towers.folder.iterdir():  # a tokenizer's own files, and the words
                 if file.suffix in (".json", ".txt", ".model") and file.name not in _NOT_COPIED:
                     shutil.copyfile(file, output / file.name)
+            add_words(output, taught)
         replace_file(output / WEIGHTS_NAME, lambda path: save_file(tensors, path))
         (output / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves it to its owner alone
         text = json.dumps(towers.config, indent=2) + "\n"
