@@ -218,7 +218,8 @@ def test_hits_and_reciprocal_ranks_are_those_of_each_photos_captions() -> None:
 
 
 def test_drift_is_measured_on_the_librarys_photos(base: Path, pairs: Path, tmp_path: Path) -> None:
-    report = run(pairs, tmp_path / "run", base, changed(epochs=2), library_folders=[pairs.parent])
+    photos = pairs.parent.glob("*.png")
+    report = run(pairs, tmp_path / "run", base, changed(epochs=2), library_photos=photos)
     assert report.drift is not None
     assert report.drift.prompts == 200
     assert report.drift.photos == 96
@@ -233,8 +234,8 @@ def test_an_anchor_holds_words_that_the_pairs_never_use(
     kept = {}
     for anchor in (0.0, 100.0):
         settings = changed(method="text", anchor=anchor, wise_ft=False)
-        folders = [pairs.parent]
-        report = run(pairs, tmp_path / f"{anchor}", base, settings, library_folders=folders)
+        photos = pairs.parent.glob("*.png")
+        report = run(pairs, tmp_path / f"{anchor}", base, settings, library_photos=photos)
         assert report.drift is not None
         assert report.test.gain > 0
         kept[anchor] = report.drift.text_cosine

@@ -47,6 +47,27 @@ def test_a_better_model_is_put_to_work(cli: Cli, base: Path, pairs: Path, tmp_pa
     assert json.loads(figures.stdout)["index_recall_at_10"] is None
 
 
+def test_captions_in_the_library_are_taken_from_what_is_not_excluded_and_there(
+    cli: Cli, base: Path, tmp_path: Path
+) -> None:
+    for folder in ("album", "album/Private", "linked", "away"):
+        place = tmp_path / folder
+        captions = tiny_pairs(place, 24, seed=len(folder)).read_text().splitlines()[1:]
+        for name, caption in (line.split(",") for line in captions):
+            (place / name).with_suffix(".txt").write_text(f"{caption} {folder}")
+    (tmp_path / "album" / "link").symlink_to(tmp_path / "linked")
+    album = ("index", tmp_path / "album", "--exclude", "Private/", "--follow-links")
+    cli(*album, "--model", base)
+    cli("index", tmp_path / "away")
+    (tmp_path / "away").rename(tmp_path / "gone")
+    done = cli(
+        "finetune", *OPTIONS, "--epochs", "1", "--output", tmp_path / "run", "--format", "json"
+    )
+    assert "48 photos with 48 captions" in done.stderr
+    assert f"warning: {tmp_path / 'away'}: it is not there now; its photos" in done.stderr
+    assert json.loads(done.stdout)["drift"]["photos"] == 48
+
+
 def test_mistakes_get_one_clear_message(cli: Cli, base: Path, pairs: Path, tmp_path: Path) -> None:
     table = tmp_path / "wrong.csv"
     table.write_text("photo_name,words\na.jpg,something\n")

@@ -88,17 +88,25 @@ def test_a_folder_with_text_files_beside_its_photos(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_text_files_are_read_as_editors_write_them(folder: Path, encoding: str) -> None:
+    (folder / "a.txt").write_bytes("a café\r\na bar\r\n".encode(encoding))
+    assert captions_by_photo(folder) == {"a.png": ["a café", "a bar"]}
+    (photo,) = carried_pairs(sorted(folder.glob("*.png"))).photos
+    assert photo.captions == ["a café", "a bar"]
+
+
 def test_photos_that_carry_their_caption(tmp_path: Path) -> None:
     image = Image.new("RGB", (64, 48), "teal")
     exif = Image.Exif()
     exif[0x010E] = "Grandmother in her garden"
     image.save(tmp_path / "g.jpg", exif=exif)
     image.save(tmp_path / "mute.jpg")
-    pairs = carried_pairs([tmp_path])
+    photos = [tmp_path / "g.jpg", tmp_path / "mute.jpg"]
+    pairs = carried_pairs(photos)
     assert [photo.captions for photo in pairs.photos] == [["Grandmother in her garden"]]
-    (tmp_path / "g.jpg").unlink()
     with pytest.raises(TrainingDataError, match="no pairs were named") as caught:
-        carried_pairs([tmp_path])
+        carried_pairs(photos[1:])
     assert "filepath,caption" in (caught.value.hint or "")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipsearch.cli.output import duration, note, progress_display, table, write_json
+from clipsearch.cli.output import duration, note, progress_display, table, warning, write_json
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError
 
@@ -189,6 +189,7 @@ def finetune(
                 resume=resume,
                 progress=show,
                 say=note,
+                warn=warning,
             )
         if report is None:  # a further process under torchrun
             return

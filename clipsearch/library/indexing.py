@@ -17,13 +17,13 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, VanishedPhoto
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
-from clipsearch.photos.scan import exact_pattern, from_root, scan_folder
+from clipsearch.photos.scan import Scan, exact_pattern, from_root, scan_folder
 from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def choose_roots(
             wanted_back = exact_pattern(relative_to(path, above.path))
             if wanted_back in options.get("left_out", ()):
                 options["left_out"] = [one for one in options["left_out"] if one != wanted_back]
-            elif not _why_unavailable(above.path, known_files=1):
+            elif not why_unavailable(above.path, known_files=1):
                 _check_folder(path)
         if exclude is not None:
             options["exclude"] = list(exclude)
@@ -154,7 +154,7 @@ def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
 
 def _is_apart(inner: Root, outer: Root, known_files: int) -> bool:
     """Whether the inner root can go away by itself, as a disk does, or is away."""
-    if _why_unavailable(inner.path, known_files):
+    if why_unavailable(inner.path, known_files):
         return True
     return Path(inner.path).stat().st_dev != Path(outer.path).stat().st_dev
 
@@ -201,14 +201,20 @@ def _check_folder(path: str) -> None:
         ) from None
 
 
-def walk_options(root: Root, roots: Iterable[Root]) -> dict[str, Any]:
-    """What `scan_folder` is told of a root: its own options, and not to enter other roots."""
-    return {
-        "exclude": root.options.get("exclude", ()),
-        "left_out": root.options.get("left_out", ()),
-        "follow_links": root.options.get("follow_links", False),
-        "skip": [other.path for other in roots if other.path != root.path],
-    }
+def scan_root(root: Root, roots: Iterable[Root]) -> Scan:
+    """The walk of one of these roots by its own rules; the other ones are not entered.
+
+    Raises:
+        PhotoFolderError: it is not there, or cannot be listed.
+    """
+    return scan_folder(
+        Path(root.path),
+        exclude=root.options.get("exclude", ()),
+        left_out=root.options.get("left_out", ()),
+        follow_links=root.options.get("follow_links", False),
+        skip=[other.path for other in roots if other.path != root.path],
+        mounts=root.options.get("mounts", ()),
+    )
 
 
 class IndexRun:
@@ -265,12 +271,12 @@ class IndexRun:
     def _look_at(self, root: Root, spool: Spool, pipeline: Pipeline[FileJob]) -> list[int]:
         """Compare one root with the catalogue: files to read to the spool, files gone returned."""
         known_files = self._catalog.count_files(root.id)
-        if reason := _why_unavailable(root.path, known_files):
+        if reason := why_unavailable(root.path, known_files):
             self._catalog.set_root_available(root.id, False)
             self.report.unavailable.append((root.path, reason))
             return []
-        mounts, roots = root.options.get("mounts", []), self._catalog.roots()
-        scan = scan_folder(Path(root.path), **walk_options(root, roots), mounts=mounts)
+        roots = self._catalog.roots()
+        scan = scan_root(root, roots)
         gone: list[int] = []
         seen: set[str] = set()
         for folder in scan:
@@ -299,7 +305,7 @@ class IndexRun:
                 continue
             if os.path.isdir(path) and not scan.is_unreadable(place):
                 self.report.warnings.append(_passed_over(path, root.path))
-        if sorted(scan.mounts) != mounts:
+        if sorted(scan.mounts) != root.options.get("mounts", []):
             options = {**root.options, "mounts": sorted(scan.mounts)}
             self._catalog.add_root(root.path, options)
         for known in self._catalog.folders_of(root.id):
@@ -439,7 +445,7 @@ def _passed_over(path: str, root: str) -> tuple[str, str | None]:
     )
 
 
-def _why_unavailable(path: str, known_files: int) -> str:
+def why_unavailable(path: str, known_files: int) -> str:
     """Why a root cannot be looked at now; '' if it can."""
     try:
         with os.scandir(path) as entries:

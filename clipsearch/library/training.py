@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from clipsearch.library import Library
 from clipsearch.library.reports import IndexReport, Progress
 
 if TYPE_CHECKING:
+    from clipsearch.store.reader import Root
     from clipsearch.train import TrainingProgress, TrainingReport
     from clipsearch.train.evaluate import ProbeFigures, RetrievalFigures, ZeroShotFigures
 
@@ -27,6 +28,7 @@ def finetune(
     threads: int | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
     say: Callable[[str], None] | None = None,
+    warn: Callable[[str, str | None], None] | None = None,
     **more: Any,
 ) -> TrainingReport | None:
     """`clipsearch.train.finetune` with this library's model as the base and its photos for drift.
@@ -34,6 +36,7 @@ def finetune(
     Args:
         model: the base; None: the model that the library uses, else pocket.
         options: fields of `clipsearch.train.Settings`.
+        warn: called with what is not as it should be, and what to do about it.
         more: `guard`, `photos_folder`, `from_scratch`, `resume`.
     """
     from clipsearch.train import Settings
@@ -44,7 +47,7 @@ def finetune(
         output=output,
         model=model or model_in_use(library),
         settings=Settings(**options),
-        library_folders=[Path(root) for root in _roots(library)],
+        library_photos=_photos(library, warn or (lambda message, hint: None)),
         device=device,
         threads=threads,
         progress=progress,
@@ -139,7 +142,27 @@ def model_in_use(library: Library) -> str:
     return os.environ.get("CLIPSEARCH_MODEL") or "pocket"
 
 
-def _roots(library: Library) -> list[str]:
+def _photos(library: Library, warn: Callable[[str, str | None], None]) -> Iterator[Path]:
+    """What the library's folders hold now, but for what is excluded and for disks that are away."""
+    from clipsearch.library.indexing import scan_root, why_unavailable
+
+    roots = _roots(library)
+    for root, known_files in roots:
+        if reason := why_unavailable(root.path, known_files):
+            warn(
+                f"{root.path}: {reason}; its photos take no part in this run",
+                "connect it and begin again if they should",
+            )
+            continue
+        for folder in scan_root(root, [other for other, _ in roots]):
+            yield from (Path(root.path, file.relative_path) for file in folder.files)
+
+
+def _roots(library: Library) -> list[tuple[Root, int]]:
+    """The library's roots, and how many files are known below each; none of one yet to come."""
+    from clipsearch.store.reader import Reader
+
     if not (library.folder / "catalog.sqlite").exists():
         return []
-    return [root.path for root in library.status().roots]
+    with Reader.open(library.folder) as reader:
+        return [(root, reader.count_files(root.id)) for root in reader.roots()]

@@ -9,11 +9,13 @@
 | WebDataset tar, `shard-{000..005}.tar` | `KEY.jpg` | `KEY.txt`, or `caption(s)` in `KEY.json` |
 
 CSV, JSON lines and tars may name a `label` too: pairs of one label are positives of each other.
-Nothing is decoded here; inputs.py looks into the photos.
+A `.txt` file beside a photo is UTF-8, or UTF-16 with its mark, else read as Latin-1; all other
+text is UTF-8. Nothing is decoded here; inputs.py looks into the photos.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -112,14 +114,14 @@ def read_pairs(source: Path | str, *, photos_folder: Path | None = None) -> Pair
     return pairs
 
 
-def carried_pairs(folders: Sequence[Path]) -> Pairs:
-    """The pairs that the photos of these folders carry themselves, or have in .txt files.
+def carried_pairs(photos: Iterable[Path]) -> Pairs:
+    """The pairs that these photos carry themselves, or have in .txt files.
 
     Raises:
         TrainingDataError: not one photo there has a caption.
     """
     # The library's photos without a caption are no surprise: nobody is told of each.
-    records = (record for folder in folders for record in _from_folder(folder, []))
+    records = _from_photos(photos, [])
     pairs = _collect("the captions that the library's photos carry", records, [])
     if not pairs.photos:
         raise TrainingDataError(
@@ -311,29 +313,43 @@ def _from_coco(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Capt
 
 
 def _from_folder(folder: Path, left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:
-    from clipsearch.photos.captions import embedded_caption
-    from clipsearch.photos.decode import NotAPhoto
     from clipsearch.photos.scan import scan_folder
 
-    for found in scan_folder(folder):
-        for file in found.files:
-            path = folder / file.relative_path
-            beside = path.with_suffix(".txt")
-            try:
-                if beside.is_file():
-                    captions = beside.read_text(encoding="utf-8-sig").split("\n")
-                else:
-                    captions = [embedded_caption(path) or ""]
-            except NotAPhoto:
-                continue
-            except SkippedPhoto as error:
-                left_out.append(LeftOut(str(path), error.reason))
-                continue
-            captions = [line for line in captions if line.strip()]
-            if captions:
-                yield CaptionedPhoto(PhotoSource(path), captions)
+    scan = scan_folder(folder)
+    photos = (folder / file.relative_path for found in scan for file in found.files)
+    return _from_photos(photos, left_out)
+
+
+def _from_photos(photos: Iterable[Path], left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:
+    from clipsearch.photos.captions import embedded_caption
+    from clipsearch.photos.decode import NotAPhoto
+
+    for path in photos:
+        beside = path.with_suffix(".txt")
+        try:
+            if beside.is_file():
+                captions = _plain_text(beside.read_bytes()).split("\n")
             else:
-                left_out.append(LeftOut(str(path), "no caption: no .txt beside it, none carried"))
+                captions = [embedded_caption(path) or ""]
+        except NotAPhoto:
+            continue
+        except SkippedPhoto as error:
+            left_out.append(LeftOut(str(path), error.reason))
+            continue
+        captions = [line for line in captions if line.strip()]
+        if captions:
+            yield CaptionedPhoto(PhotoSource(path), captions)
+        else:
+            left_out.append(LeftOut(str(path), "no caption: no .txt beside it, none carried"))
+
+
+def _plain_text(raw: bytes) -> str:
+    """As editors write it: UTF-8, or UTF-16 with its mark, else Latin-1, as in photos' metadata."""
+    from clipsearch.photos.exif import decoded
+
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", "replace")
+    return decoded(raw.removeprefix(codecs.BOM_UTF8))
 
 
 def _from_tar(path: Path, left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -70,7 +70,7 @@ def finetune(
     settings: Settings | None = None,
     guard: Path | str | None = None,
     photos_folder: Path | None = None,
-    library_folders: Sequence[Path] = (),
+    library_photos: Iterable[Path] = (),
     from_scratch: str | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -81,13 +81,14 @@ def finetune(
     """Train a model on photo-caption pairs, and report whether it became better, and at what cost.
 
     Args:
-        pairs: in any form of `pairs.py`; None: the captions that photos in `library_folders` carry.
+        pairs: in any form of `pairs.py`; None: the captions that the `library_photos` carry.
         output: the run's folder; afterwards also the tuned model's directory.
         model: the base model: a name or a directory.
         guard: general pairs of which little may be forgotten. One half of them helps to choose
             the mixture of weights, the other half is reported.
         photos_folder: what relative paths in `pairs` are relative to; default: its own folder.
-        library_folders: the library's photos, on which drift is measured without labels.
+        library_photos: the library's photos, on which drift is measured without labels; asked for
+            once, when they are needed.
         from_scratch: an architecture or a JSON file of one, to train without a base model.
         resume: go on with the run in `output`.
         progress: called after each step. say: called with lines of talk.
@@ -104,7 +105,8 @@ def finetune(
     say = say or (lambda text: None)
     _check_output(output, resume)
     if pairs is None:
-        described = carried_pairs(library_folders)
+        library_photos = list(library_photos)
+        described = carried_pairs(library_photos)
     else:
         described = read_pairs(pairs, photos_folder=photos_folder)
     general = None if guard is None else read_pairs(guard)
@@ -135,7 +137,7 @@ def finetune(
             examples, validation=settings.validation, test=settings.test, seed=settings.seed
         )
         guarded = None if general is None else _load(general, towers, strict=False)
-        album = _album(library_folders, towers) if leader else None
+        album = _album(library_photos, towers) if leader else None
 
         # What the base model can do.
         plan = prepare(towers, settings, len(split.train), scratch=from_scratch is not None)
@@ -366,17 +368,9 @@ def _process_group(device: str) -> Iterator[bool]:
         torch.distributed.destroy_process_group()
 
 
-def _album(folders: Sequence[Path], towers: Towers) -> UInt8Array | None:
+def _album(photos: Iterable[Path], towers: Towers) -> UInt8Array | None:
     """Pixels of up to 500 photos of the library, spread evenly over it; None without any."""
-    from clipsearch.photos.scan import scan_folder
-
-    paths = [
-        folder / file.relative_path
-        for folder in folders
-        if folder.is_dir()
-        for found in scan_folder(folder)
-        for file in found.files
-    ]
+    paths = list(photos)
     step = max(1, len(paths) // _DRIFT_PHOTOS)
     pixels = []
     for path in paths[::step][:_DRIFT_PHOTOS]:
