@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Cli, draw_photo
 from tiny_training import tiny_model, tiny_pairs
 
 OPTIONS = ("--learning-rate", "3e-3", "--epochs", "6", "--batch-size", "24", "--anchor", "0")
@@ -45,6 +45,21 @@ def test_a_better_model_is_put_to_work(cli: Cli, base: Path, pairs: Path, tmp_pa
         2 * before["metrics"]["text_to_image"]["mean_reciprocal_rank"]
     )
     assert json.loads(figures.stdout)["index_recall_at_10"] is None
+
+
+def test_a_better_model_waits_for_the_photos_that_are_away(
+    cli: Cli, base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    away = draw_photo(tmp_path / "away" / "a.jpg", 1).parent
+    cli("index", pairs.parent, away, "--model", base)
+    away.rename(tmp_path / "gone")
+    method = ("--method", "full", "--output", tmp_path / "run")
+    done = cli("finetune", pairs, *OPTIONS, *method, "--apply")
+    assert "is searched with" not in done.stderr
+    assert f"{away}: it is not there now; its photos are kept" in done.stderr
+    assert f"{base} still answers: 1 photos have no vector of" in done.stderr
+    assert f"`clipsearch index --model {tmp_path / 'run'}`" in done.stderr
+    assert f"97 photos can be searched with {base}" in done.stderr
 
 
 def test_captions_in_the_library_are_taken_from_what_is_not_excluded_and_there(

@@ -210,11 +210,15 @@ def test_a_switch_of_models_leaves_the_old_one_answering_until_it_is_complete(
     lost = photo_folder.with_name("away")
     photo_folder.rename(lost)
     report = library.index(model=str(other_model))
-    assert "still answers" in report.warnings[0][0]
+    message, hint = report.warnings[0]
+    assert "pocket still answers" in message
+    assert f"`clipsearch index --model {other_model}`" in (hint or "")
+    assert (report.photos, report.model) == (12, "pocket")
     assert [model.name for model in library.status().models if model.active] == ["pocket"]
     lost.rename(photo_folder)
     report = library.index(model=str(other_model))
     assert (report.re_embedded, report.embedded) == (12, 12)
+    assert (report.photos, report.model) == (12, str(other_model))
     active = [model.name for model in library.status().models if model.active]
     assert active == [str(other_model)]
     assert summary(library.index()) == {"unchanged": 12}
@@ -255,6 +259,7 @@ def test_what_cannot_be_read_for_a_new_release_is_said_and_comes_later(
     photo_folder.rename(lost)
     report = library.index()
     assert "12 photos cannot be found" in report.warnings[0][0]
+    assert report.photos == 0
     lost.rename(photo_folder)
     assert library.index().re_embedded == 12
     assert len(library.query("a photo", k=50)) == 12

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipsearch.cli.index import show_report
 from clipsearch.cli.output import duration, note, progress_display, table, warning, write_json
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError
@@ -203,8 +204,10 @@ def finetune(
             note(f"the base model stays in use; {report.output} keeps the figures of this run")
         elif apply:
             with progress_display() as show_index:
-                training.apply(library, report, wait=wait, progress=show_index)
-            note(f"the library is searched with {report.output} now")
+                indexed = training.apply(library, report, wait=wait, progress=show_index)
+            show_report(library, indexed)
+            if indexed.model == str(report.output.absolute()):
+                note(f"the library is searched with {report.output} now")
         else:
             note(f"put it to work with `clipsearch index --model {report.output}`")
 

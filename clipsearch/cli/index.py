@@ -77,14 +77,15 @@ def index(
                     progress=show,
                 )
             if not watch or report.changed_anything:
-                _say(library, report)
+                show_report(library, report)
             if not watch:
                 return
             paths, exclude, follow_links = None, None, None
             library.wait_for_changes()
 
 
-def _say(library: Library, report: IndexReport) -> None:
+def show_report(library: Library, report: IndexReport) -> None:
+    """Tell what a run of `index` found and did, and what it could not do."""
     for root, reason in report.unavailable:
         warning(f"{root}: {reason}; its photos are kept", "connect it and index again")
     for folder, reason in report.unreadable_folders:

@@ -172,7 +172,9 @@ class Library:
             missing = run.fill()
             self._switch(catalog, target, active, missing, run.report)
             self._refresh_index()
-            run.report.photos = catalog.count_photos()
+            answering = next(known for known in catalog.models() if known.active)
+            run.report.model = answering.name
+            run.report.photos = catalog.count_photos() - catalog.count_missing(answering.id)
         run.report.seconds = time.perf_counter() - started
         self._last_look_seconds = run.report.seconds - run.report.encoding_seconds
         return run.report
@@ -233,8 +235,8 @@ class Library:
                 (
                     f"{active.name} still answers: {missing:,} photos have no vector of "
                     f"{target.name} yet, as their files cannot be read now",
-                    "connect their disks and run the same command again, or drop them with "
-                    "`clipsearch remove`",
+                    f"connect their disks and run `clipsearch index --model {target.name}`, or "
+                    "drop them with `clipsearch remove`",
                 )
             )
             return

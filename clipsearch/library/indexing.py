@@ -246,7 +246,7 @@ class IndexRun:
         self._named = [os.path.abspath(Path(path).expanduser()) for path in named]
         self._show = show or (lambda step: None)
         self._started = time.perf_counter()
-        self.report = IndexReport(model=model.name)
+        self.report = IndexReport()
 
     def run(self, roots: Sequence[Root]) -> None:
         """Bring these roots up to date; `report` tells what was done."""

@@ -30,6 +30,7 @@ class IndexReport:
     """What one run of `index` found and did; every number counts files, `photos` pictures.
 
     Attributes:
+        model: the one that answers now; not the one asked for, where photos lack its vector.
         added, copied, moved, changed, removed, unchanged: files, by what became of them.
         touched: files written again with the same picture (a new date, new tags).
         embedded: photos that went through the image tower, in all.

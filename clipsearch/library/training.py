@@ -63,7 +63,7 @@ def apply(
     wait: bool = False,
     progress: Callable[[Progress], Any] | None = None,
 ) -> IndexReport:
-    """Embed the library with the tuned model, side by side, and let it answer.
+    """Embed the library with the tuned model, side by side, and let it answer once all are.
 
     Raises:
         NoLibrary: there are no photos to embed yet.
@@ -73,7 +73,7 @@ def apply(
             f"there is no library yet to put the model to work in (looked in {library.folder})",
             hint=f"make one with `clipsearch index ~/Pictures --model {report.output}`",
         )
-    return library.index(model=os.path.abspath(report.output), wait=wait, progress=progress)
+    return library.index(model=str(report.output.absolute()), wait=wait, progress=progress)
 
 
 def evaluate(
