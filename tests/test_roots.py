@@ -139,6 +139,19 @@ def test_a_removed_folder_takes_the_roots_in_it_along(
     assert len(library.status().roots) == 1
 
 
+def test_what_is_refused_is_not_remembered(library: Library, album: Path, tmp_path: Path) -> None:
+    library.index([album], exclude=["Private/"])
+    for paths, exclude in (([album], ["[bad"]), ([tmp_path / "none", album], None)):
+        with pytest.raises((UsageError, PhotoFolderError)):
+            library.index(paths, exclude=exclude)
+    draw_photo(tmp_path / "new" / "n.jpg", 9)
+    with pytest.raises(UsageError, match="not a glob"):
+        library.index([tmp_path / "new"], exclude=[""])
+    assert library.index().unchanged == 2
+    (root,) = library.status().roots
+    assert root.left_out == ["Private/"]
+
+
 def test_options_without_a_folder_are_for_all_of_them(library: Library, album: Path) -> None:
     library.index([album])
     library.index(exclude=["Private/"])

@@ -39,8 +39,12 @@ def status(
                 "the photos with it"
             )
     for root in state.roots:
-        there = f"looked at {stamp(root.last_scanned)}" if root.available else "not there now"
+        there = f"last looked at: {stamp(root.last_scanned)}" if root.available else "not there now"
         lines.append(f"folder    {root.path} ({count(root.files, 'file')}, {there})")
+        if root.left_out:
+            named, more = root.left_out[:3], len(root.left_out) - 3
+            rest = f" and {more} more" if more > 0 else ""
+            lines.append(f"          without {', '.join(named)}{rest}")
     write("\n".join(lines) + "\n")
 
 

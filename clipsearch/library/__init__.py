@@ -409,7 +409,11 @@ class Library:
                 size_bytes=_bytes_below(self.folder),
                 roots=[
                     RootStatus(
-                        root.path, root.available, reader.count_files(root.id), root.last_scanned
+                        root.path,
+                        root.available,
+                        reader.count_files(root.id),
+                        root.last_scanned,
+                        [*root.options.get("exclude", ()), *root.options.get("left_out", ())],
                     )
                     for root in reader.roots()
                 ],

@@ -23,7 +23,7 @@ from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, Vanish
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
-from clipsearch.photos.scan import Scan, exact_pattern, from_root, scan_folder
+from clipsearch.photos.scan import Exclusions, Scan, exact_pattern, from_root, scan_folder
 from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
@@ -94,21 +94,24 @@ def choose_roots(
     over by it, unless it lies on another disk.
 
     Raises:
-        UsageError: no folder was ever given.
-        PhotoFolderError: a folder that is neither there nor known.
+        UsageError: no folder was ever given, or a glob is none; nothing is remembered then.
+        PhotoFolderError: a folder that is neither there nor known; nor then.
     """
     known = {root.path: root for root in catalog.roots()}
-    if not paths and not known:
+    named = [os.path.abspath(Path(path).expanduser()) for path in paths]
+    Exclusions(os.sep, exclude or ())  # says which is no glob
+    for path in named:
+        if root_of(path, known.values()) is None:
+            _check_folder(path)
+    if not named and not known:
         raise UsageError(
             "no folder was ever indexed into this library",
             hint="name one: `clipsearch index ~/Photos`",
         )
     chosen: dict[str, Root] = {}
-    for given in paths or list(known):
-        path = os.path.abspath(Path(given).expanduser())
+    for path in named or list(known):
         above = root_of(path, known.values())
         if above is None:
-            _check_folder(path)
             above = catalog.add_root(path, {})
             known[path] = above
         options = dict(above.options)
@@ -126,7 +129,7 @@ def choose_roots(
             above = catalog.add_root(above.path, options)
             known[above.path] = above
         chosen[above.path] = above
-    return _absorb(catalog, list(chosen.values())) if paths else list(chosen.values())
+    return _absorb(catalog, list(chosen.values())) if named else list(chosen.values())
 
 
 def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:

@@ -143,12 +143,13 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class RootStatus:
-    """A folder that the library keeps up with."""
+    """A folder that the library keeps up with; what of it is left out, in gitignore's language."""
 
     path: str
     available: bool
     files: int
     last_scanned: float | None
+    left_out: list[str]
 
 
 @dataclass(frozen=True, slots=True)
