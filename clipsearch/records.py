@@ -1,9 +1,10 @@
-"""The few records that rooms share."""
+"""The few records that rooms share, and the stamp of a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +28,19 @@ class FoundFile(NamedTuple):
     mtime_ns: int
     inode: int
     device: int
+
+
+def file_stamp(path: Path) -> list[int] | None:
+    """What changes whenever another file, or other content, comes to lie at `path`.
+
+    None where no file can be seen. Size and modification time alone will not do: copying and
+    unpacking set both at will. Inode and time of change cannot be set.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,24 @@ def test_known_fingerprints_are_not_computed_again_until_the_file_changes(model,
     assert fingerprints(copy, cache_folder=cache) == before
 
 
+def test_other_weights_of_equal_size_and_time_have_their_own_fingerprint(model, changed, tmp_path):
+    copy, cache = tmp_path / "model", tmp_path / "cache"
+    shutil.copytree(model, copy)
+    weights = copy / "open_clip_model.safetensors"
+    other = changed(tensor="visual.head.proj.weight") / weights.name
+    before = fingerprints(copy, cache_folder=cache)
+    times = weights.stat()
+    shutil.copy(other, weights)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (
+        times.st_size,
+        times.st_mtime_ns,
+    )
+    after = fingerprints(copy, cache_folder=cache)
+    assert after == fingerprints(other.parent)
+    assert after != before
+
+
 def test_fingerprints_left_in_a_users_directory_are_not_believed(model, changed):
     copy = changed()
     before = fingerprints(copy)

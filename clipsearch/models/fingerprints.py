@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from clipsearch.models.cache import keep
-from clipsearch.models.config import ModelConfig, read_config
+from clipsearch.models.config import CONFIG_NAME, ModelConfig, read_config
 from clipsearch.models.weights import WeightsFile
-from clipsearch.records import Fingerprints
+from clipsearch.records import Fingerprints, file_stamp
 
 SHIPPED_NAME = "fingerprints.json"
 _CACHE_NAME = "fingerprints.json"
@@ -35,13 +35,15 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
     "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model",
 )  # fmt: skip
+# Besides the weights.
+_DECISIVE_FILES = {CONFIG_NAME, SHIPPED_NAME, *_TOKENIZER_FILES}
 
 
 def fingerprints(folder: Path, *, cache_folder: Path | None = None) -> Fingerprints:
     """The fingerprints of a model directory.
 
     Hashing reads all weights (about 1 GB a second); the result is kept under `cache_folder` by
-    path, size and modification time of configuration and weights.
+    path, for as long as the directory's files have the same stamps.
 
     Raises:
         ModelError: not a model directory.
@@ -54,7 +56,8 @@ def fingerprints(folder: Path, *, cache_folder: Path | None = None) -> Fingerpri
         return compute_fingerprints(config)
     cache = cache_folder / _CACHE_NAME
     known = _read_cache(cache)
-    key, stamp = str(folder.resolve()), _stamp(config)
+    key = str(folder.resolve())
+    stamp = [_VERSION, _config_digest(config), file_stamps(config.folder)]
     entry = known.get(key)
     if isinstance(entry, dict) and entry.get("stamp") == stamp:
         return Fingerprints(image=entry["image"], text=entry["text"])
@@ -62,6 +65,19 @@ def fingerprints(folder: Path, *, cache_folder: Path | None = None) -> Fingerpri
     known[key] = {"stamp": stamp, "image": computed.image, "text": computed.text}
     keep(cache, json.dumps(known).encode())
     return computed
+
+
+def file_stamps(folder: Path) -> dict[str, list[int]]:
+    """By name, the stamps of the files in a model directory that decide its vectors.
+
+    Equal ones mean the same files, as far as can be told without reading them.
+    """
+    stamps = {
+        path.name: file_stamp(path)
+        for path in folder.glob("*")
+        if path.name in _DECISIVE_FILES or path.suffix == ".safetensors"
+    }
+    return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 
 
 def compute_fingerprints(config: ModelConfig) -> Fingerprints:
@@ -140,18 +156,6 @@ def _tokenizer_digests(config: ModelConfig) -> dict[str, str]:
 def _config_digest(config: ModelConfig) -> str:
     content = [config.model, asdict(config.preprocess)]
     return hashlib.blake2b(_canonical(content), digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def _stamp(config: ModelConfig) -> list[Any]:
-    weights = config.weights.stat()
-    return [
-        _VERSION,
-        config.weights.name,
-        weights.st_size,
-        weights.st_mtime_ns,
-        _config_digest(config),
-        _tokenizer_digests(config),
-    ]
 
 
 def _read_shipped(config: ModelConfig) -> Fingerprints | None:
