@@ -247,6 +247,34 @@ def test_a_converted_tower_is_read_from_the_cache_the_next_time(tmp_path: Path):
     assert "damaged" not in graph.read_text()
 
 
+@pytest.mark.parametrize("vision", ["lite", "vit"])
+def test_towers_of_a_model_put_in_its_place_are_refused_and_not_kept(vision: str, tmp_path: Path):
+    settings = {} if vision == "lite" else {"vision": VIT}
+    folder = write_model(tmp_path / "model", **settings)
+    encoder = load_encoder(folder, precision="fp32", cache_folder=tmp_path / "cache", threads=2)
+    known = encoder.fingerprints
+    assert not encoder.is_outdated
+    write_model(folder, **settings, seed=1)
+    assert encoder.is_outdated
+    with pytest.raises(ModelError, match="replaced"):
+        encoder.images(blotches(encoder.preprocess.size))
+    with pytest.raises(ModelError, match="replaced"):
+        encoder.texts(TEXTS)
+    assert not list((tmp_path / "cache").glob("towers/*"))
+    again = load_encoder(folder, precision="fp32", cache_folder=tmp_path / "cache", threads=2)
+    assert again.fingerprints.image != known.image
+    assert again.images(blotches(encoder.preprocess.size)).shape == (5, again.dim)
+
+
+def test_fingerprints_of_a_model_put_in_its_place_are_refused(tmp_path: Path):
+    folder = write_model(tmp_path / "model")
+    encoder = load_encoder(folder, precision="fp32", cache_folder=tmp_path / "cache", threads=2)
+    encoder.images(blotches(encoder.preprocess.size))
+    write_model(folder, seed=1)
+    with pytest.raises(ModelError, match="replaced"):
+        _ = encoder.fingerprints
+
+
 def test_torch_takes_over_where_openvino_is_not_installed(tmp_path: Path, monkeypatch):
     folder = write_model(tmp_path / "lite")
     monkeypatch.setitem(sys.modules, "openvino", None)

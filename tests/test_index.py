@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipsearch.errors import ModelError, PhotoFolderError, UsageError
 from clipsearch.library import IndexReport, Library
+from clipsearch.store.catalog import Catalog
 from clipsearch.store.reader import Reader
 
 
@@ -273,6 +274,57 @@ def test_a_directory_that_holds_another_model_is_not_taken_unasked(
     with pytest.raises(ModelError, match="no longer the one"):
         library.index()
     assert library.index(model=str(other_model)).re_embedded == 12
+
+
+def pocket_at(folder: Path) -> Path:
+    """A copy of pocket, as a model that was fine-tuned into this directory."""
+    import clipsearch.models
+
+    return Path(shutil.copytree(Path(clipsearch.models.__file__).parent / "pocket", folder))
+
+
+def put_in_its_place(folder: Path, other: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
+def test_a_model_replaced_under_an_open_library_is_read_again(
+    library: Library, photo_folder: Path, other_model: Path, tmp_path: Path
+) -> None:
+    folder = pocket_at(tmp_path / "tuned")
+    library.index([photo_folder], model=str(folder))
+    with Library.open(library.folder) as watching:
+        watching.index()  # nothing new: the model has a name, its weights are not read yet
+        put_in_its_place(folder, other_model)
+        draw_photo(photo_folder / "new.jpg", 61)
+        with pytest.raises(ModelError, match="no longer the one"):
+            watching.index()
+        assert watching.index(model=str(folder)).embedded == 13
+        assert [(model.photos, model.active) for model in watching.status().models] == [
+            (12, False),
+            (13, True),
+        ]
+
+
+def test_a_model_replaced_while_it_is_read_gives_no_vectors(
+    library: Library,
+    photo_folder: Path,
+    other_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = pocket_at(tmp_path / "tuned")
+    add_model = Catalog.add_model
+
+    def replaced(*arguments):
+        row = add_model(*arguments)  # under the fingerprint of what is there so far
+        put_in_its_place(folder, other_model)
+        return row
+
+    monkeypatch.setattr(Catalog, "add_model", replaced)
+    with pytest.raises(ModelError, match="replaced"):
+        library.index([photo_folder], model=str(folder))
+    assert [model.photos for model in library.status().models] == [0]
 
 
 @pytest.mark.parametrize("what", ["missing", "file"])

@@ -198,19 +198,23 @@ class Library:
         return catalog.add_model(encoder.name, encoder.fingerprints, encoder.dim)
 
     def _encoder(self, name: str, *, fetch: bool = False) -> LocalEncoder:
-        """The encoder of a model; with `fetch`, over the network if it is not on this machine."""
+        """The encoder of a model; with `fetch`, over the network if it is not on this machine.
+
+        It is kept for as long as the model's files stay what they were.
+        """
         from clipsearch.models import is_here, load_encoder, pull
 
         if fetch and not is_here(name):
             pull(name)
-        if name not in self._encoders:
-            self._encoders[name] = load_encoder(
+        encoder = self._encoders.get(name)
+        if encoder is None or encoder.is_outdated:
+            encoder = self._encoders[name] = load_encoder(
                 name,
                 device=self._device,
                 precision=self._precision,
                 threads=self._threads,
             )
-        return self._encoders[name]
+        return encoder
 
     def _switch(
         self,

@@ -23,7 +23,7 @@ import numpy as np
 
 from clipsearch.errors import ModelError, UsageError
 from clipsearch.models.config import ModelConfig, read_config
-from clipsearch.models.fingerprints import fingerprints
+from clipsearch.models.fingerprints import file_stamps, fingerprints
 from clipsearch.models.preprocess import Preprocess
 from clipsearch.models.runtimes import numpy_text, openvino_core, openvino_lite, trial
 from clipsearch.models.sources import default_cache_folder, find_model
@@ -72,10 +72,12 @@ def load_encoder(
         raise UsageError(
             f"unknown precision {precision!r}", hint=f"one of: {', '.join(PRECISIONS)}"
         )
-    config = read_config(find_model(name))
+    folder = find_model(name)
+    files = file_stamps(folder)  # before the first of them is read
     return LocalEncoder(
         str(name),
-        config,
+        read_config(folder),
+        files,
         device=device,
         precision=precision,
         threads=threads,
@@ -85,6 +87,10 @@ def load_encoder(
 
 class LocalEncoder:
     """Both towers of one model on this machine; made by `load_encoder`.
+
+    Towers and fingerprints are read when they are first needed. Where the model's files are
+    replaced meanwhile, that raises ModelError: vectors of the one model must not be kept under
+    the fingerprint of another.
 
     Several threads may call `images`, `batches_at_once` of them with gain; `texts` is for one.
 
@@ -97,6 +103,7 @@ class LocalEncoder:
         self,
         name: str,
         config: ModelConfig,
+        files: dict[str, list[int]],
         *,
         device: str,
         precision: str,
@@ -105,6 +112,7 @@ class LocalEncoder:
     ) -> None:
         self._name = name
         self._config = config
+        self._files = files
         self._asked_device = device
         self._asked_precision = precision
         self._threads = threads
@@ -129,9 +137,16 @@ class LocalEncoder:
     def dim(self) -> int:
         return self._config.dim
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the model's files are others now than when this encoder was made."""
+        return file_stamps(self.folder) != self._files
+
     @cached_property
     def fingerprints(self) -> Fingerprints:
-        return fingerprints(self._config.folder, cache_folder=self._cache_folder)
+        found = fingerprints(self.folder, cache_folder=self._cache_folder)
+        self._check_files()
+        return found
 
     @cached_property
     def logit_scale(self) -> float:
@@ -231,6 +246,18 @@ class LocalEncoder:
         """
         return unknown_words(self.folder, text)
 
+    def _check_files(self) -> None:
+        """To be called after reading them: whether that was still the model it was made for.
+
+        Raises:
+            ModelError: they were replaced.
+        """
+        if self.is_outdated:
+            raise ModelError(
+                f"the files of the model {self.name} were replaced while it was in use",
+                hint="run the same command again",
+            )
+
     @cached_property
     def _weights(self) -> WeightsFile:
         return WeightsFile(self._config.weights)
@@ -258,6 +285,11 @@ class LocalEncoder:
 
     @cached_property
     def _text_tower(self) -> Callable[[list[str]], Float32Array]:
+        tower = self._read_text_tower()
+        self._check_files()
+        return tower
+
+    def _read_text_tower(self) -> Callable[[list[str]], Float32Array]:
         if self._text_in_numpy:
             tower = numpy_text.NumpyTextTower(self._config, self._weights)
             return lambda texts: tower([self._tokenizer.tokens(text) for text in texts])
@@ -285,6 +317,11 @@ class LocalEncoder:
 
     @cached_property
     def _image_tower(self) -> ImageTower:
+        tower = self._read_image_tower()
+        self._check_files()
+        return tower
+
+    def _read_image_tower(self) -> ImageTower:
         refused = ""
         precision = self._exact_precision
         if self.device == "cpu" and precision != "fp16":
@@ -346,6 +383,7 @@ class LocalEncoder:
                 self.fingerprints.image,
                 self._cache_folder,
                 threads=self._threads,
+                check_files=self._check_files,
                 int8=precision == "int8",
             )
         elif precision == "int8":

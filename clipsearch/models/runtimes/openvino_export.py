@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ def exported_tower(
     cache_folder: Path,
     *,
     threads: int | None,
+    check_files: Callable[[], None],
     int8: bool = False,
 ) -> Any:
     """The tower as an `openvino.Model`, from the cache if this version has exported it before.
 
     Args:
+        check_files: called before a tower is kept; raises where what was read may not be the model
+            of that fingerprint.
         int8: with the weights of its matrix products quantised (`openvino_int8`).
     Raises:
         ConversionError: OpenVINO refuses it, or its vectors are not torch's.
@@ -52,9 +56,13 @@ def exported_tower(
         except RuntimeError:
             shutil.rmtree(folder, ignore_errors=True)  # damaged: make it again
     if int8:
-        model = quantised(exported_tower(config, image_fingerprint, cache_folder, threads=threads))
+        exact = exported_tower(
+            config, image_fingerprint, cache_folder, threads=threads, check_files=check_files
+        )
+        model = quantised(exact)
     else:
         model = _convert(config, threads)
+        check_files()
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     try:
         draft.mkdir(parents=True)
