@@ -13,7 +13,8 @@
     │   └── LibraryTooNew           3  made by a newer clipsearch
     ├── StorageError                1  the disk is full or refuses to be written
     └── ModelError                  1  a model that cannot be used
-        └── ModelUnavailable        4  a model that is not to be had here
+        ├── ModelUnavailable        4  a model that is not to be had here
+        └── NoVector                1  it gives no vector for some photo or text
 
 The library raises; only `clipsearch.cli` prints and exits.
 """
@@ -104,3 +105,7 @@ class ModelUnavailable(ModelError):
     """A model that is neither here nor to be had without the network."""
 
     exit_code = 4
+
+
+class NoVector(ModelError):
+    """What the model gives for some photo or text is no direction: zero, infinite, no number."""

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny_models import TEXT, VIT, reference, write_model
 
-from clipsearch.errors import ModelError, UsageError
+from clipsearch.errors import ModelError, NoVector, UsageError
 from clipsearch.models import LocalEncoder, load_encoder
 from clipsearch.models.encoder import run_in_parts, unit_rows
 
@@ -125,9 +125,10 @@ def test_a_picture_has_the_same_vector_in_any_batch(encoder: LocalEncoder):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_vectors_that_overflowed_are_refused():
-    with pytest.raises(ModelError, match="no numbers"):
-        unit_rows(np.array([[1, 2], [np.inf, 0]], np.float32))
+@pytest.mark.parametrize("row", [[np.inf, 0], [np.nan, 1], [0, 0]])
+def test_vectors_without_a_direction_are_refused(row: list[float]):
+    with pytest.raises(NoVector, match="no numbers"):
+        unit_rows(np.array([[1, 2], row], np.float32))
 
 
 def test_nothing_gives_no_rows(encoder: LocalEncoder):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipsearch.errors import ModelError, PhotoFolderError, UsageError
 from clipsearch.library import IndexReport, Library
+from clipsearch.models.runtimes import openvino_core
 from clipsearch.store.catalog import Catalog
 from clipsearch.store.reader import Reader
 
@@ -97,6 +98,33 @@ def test_a_broken_photo_costs_itself_only_and_is_tried_again_when_it_changes(
     broken.write_bytes(whole)
     assert summary(library.index()) == {"added": 1, "unchanged": 11, "embedded": 1}
     assert library.problems() == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_photo_that_the_model_makes_nothing_of_costs_itself_only(
+    library: Library, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    white = photo_folder / "white.png"
+    Image.new("RGB", (64, 64), "white").save(white)
+    compile_tower = openvino_core.compile_tower
+
+    def compiled(*arguments, **settings):
+        tower = compile_tower(*arguments, **settings)
+
+        def run(pixels: np.ndarray) -> np.ndarray:
+            rows = tower(pixels)
+            rows[(pixels == 255).all(axis=(1, 2, 3))] = value
+            return rows
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino_core, "compile_tower", compiled)
+        report = library.index([photo_folder])
+    assert summary(report) == {"added": 12, "embedded": 12, "skipped": 1}
+    assert library.problems() == [(str(white), "the model gave no usable vector for it")]
+    with Library.open(library.folder) as again:  # as with another precision or another model
+        assert summary(again.index()) == {"added": 1, "unchanged": 12, "embedded": 1}
 
 
 def test_a_photo_that_breaks_is_no_hit_any_more(library: Library, photo_folder: Path) -> None:

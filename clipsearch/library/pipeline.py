@@ -8,7 +8,7 @@ and commits them; nothing waits in memory but the few batches between the stages
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from clipsearch.errors import ModelError, SkippedPhoto
+from clipsearch.errors import ModelError, NoVector, SkippedPhoto
 from clipsearch.records import Float32Array, PhotoFacts, UInt8Array
 
 if TYPE_CHECKING:
@@ -127,27 +127,31 @@ class Pipeline(Generic[Job]):
         if not waiting:
             return
         try:
-            vectors = self._encoder.images(np.stack([_pixels(reading) for reading in waiting]))
-        except (ModelError, MemoryError, OSError):
-            raise
-        except Exception:
+            self._encode_together(waiting)
+        except Exception as error:
+            if _concerns_all(error):
+                raise
             # One picture that the tower cannot take must cost itself only.
             for reading in waiting:
                 self._encode_alone(reading)
-        else:
-            for reading, vector in zip(waiting, vectors, strict=True):
-                _accept(reading, vector)
+
+    def _encode_together(self, readings: Sequence[Reading[Job]]) -> None:
+        vectors = self._encoder.images(np.stack([_pixels(reading) for reading in readings]))
+        for reading, vector in zip(readings, vectors, strict=True):
+            reading.vector, reading.pixels = vector, None
 
     def _encode_alone(self, reading: Reading[Job]) -> None:
         try:
-            vector = self._encoder.images(_pixels(reading)[np.newaxis])[0]
+            self._encode_together([reading])
         except Exception as error:
-            reading.problem = SkippedPhoto(
-                str(reading.job), f"the model failed on it ({type(error).__name__})"
-            )
+            if _concerns_all(error):
+                raise
+            reason = f"the model failed on it ({type(error).__name__})"
+            if isinstance(error, NoVector):
+                reason = "the model gave no usable vector for it"
+            # Another model, or this one in another precision, may well take it.
+            reading.problem = SkippedPhoto(str(reading.job), reason, retry=True)
             reading.pixels = None
-        else:
-            _accept(reading, vector)
 
 
 def _pixels(reading: Reading[Job]) -> UInt8Array:
@@ -155,12 +159,9 @@ def _pixels(reading: Reading[Job]) -> UInt8Array:
     return reading.pixels
 
 
-def _accept(reading: Reading[Job], vector: Float32Array) -> None:
-    reading.pixels = None
-    if np.isfinite(vector).all():
-        reading.vector = vector
-    else:
-        reading.problem = SkippedPhoto(str(reading.job), "the model gave no usable vector for it")
+def _concerns_all(error: Exception) -> bool:
+    """Whether an error of the encoder is no matter of the pictures that it was given."""
+    return isinstance(error, (ModelError, MemoryError, OSError)) and not isinstance(error, NoVector)
 
 
 def _finished(pair: tuple[list[Reading[Job]], Future[None]]) -> list[Reading[Job]]:

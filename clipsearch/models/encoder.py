@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsearch.errors import ModelError, UsageError
+from clipsearch.errors import ModelError, NoVector, UsageError
 from clipsearch.models.config import ModelConfig, read_config
 from clipsearch.models.fingerprints import file_stamps, fingerprints
 from clipsearch.models.preprocess import Preprocess
@@ -211,6 +211,7 @@ class LocalEncoder:
         Raises:
             ValueError: another shape or type.
             ModelError: a single image does not fit into memory.
+            NoVector: of one of them the model makes nothing.
         """
         side = self.preprocess.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
@@ -225,7 +226,11 @@ class LocalEncoder:
         return unit_rows(rows)
 
     def texts(self, texts: Sequence[str]) -> Float32Array:
-        """B strings -> (B, dim) unit rows. What a text has beyond the context is not read."""
+        """B strings -> (B, dim) unit rows. What a text has beyond the context is not read.
+
+        Raises:
+            NoVector: of one of them the model makes nothing.
+        """
         if not texts:
             return np.zeros((0, self.dim), np.float32)
         return unit_rows(self._text_tower(list(texts)))
@@ -430,17 +435,17 @@ def resolve_precision(asked: str, device: str) -> str:
 
 
 def unit_rows(rows: Float32Array) -> Float32Array:
-    """(B, D) -> contiguous float32 rows of length 1; a zero row stays zero.
+    """(B, D) -> contiguous float32 rows of length 1.
 
     Raises:
-        ModelError: a row is infinite or no number: half precision that overflowed.
+        NoVector: a row is zero, infinite or no number, as when half precision overflowed.
     """
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise ModelError(
-            "the model's vectors are no numbers", hint="try again with `--precision fp32`"
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise NoVector(
+            "the model's vectors are zero or no numbers", hint="try again with `--precision fp32`"
         )
-    unit: Float32Array = np.ascontiguousarray(rows / np.maximum(norms, 1e-12), np.float32)
+    unit: Float32Array = np.ascontiguousarray(rows / norms, np.float32)
     return unit
 
 
