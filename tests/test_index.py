@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipsearch.errors import ModelError, PhotoFolderError, UsageError
 from clipsearch.library import IndexReport, Library
+from clipsearch.models.encoder import LocalEncoder
 from clipsearch.models.runtimes import openvino_core
 from clipsearch.store.catalog import Catalog
 from clipsearch.store.reader import Reader
@@ -353,6 +354,30 @@ def test_a_model_replaced_while_it_is_read_gives_no_vectors(
     with pytest.raises(ModelError, match="replaced"):
         library.index([photo_folder], model=str(folder))
     assert [model.photos for model in library.status().models] == [0]
+
+
+def test_words_asked_before_are_not_answered_by_a_text_tower_that_was_retrained(
+    library: Library, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = pocket_at(tmp_path / "tuned")
+    library.index([photo_folder], model=str(folder))
+    before = scores(library)
+    with monkeypatch.context() as patch:  # asked again, the model is not needed
+        patch.delattr(LocalEncoder, "texts")
+        assert scores(library) == before
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["text_projection"] = np.ascontiguousarray(weights["text_projection"][::-1])
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with Library.open(library.folder) as later:
+        assert scores(later) != before
+        (uncached,) = later.search_each(["a photo"], k=12)
+        assert scores(later) == pytest.approx([hit.score for hit in uncached.hits], abs=1e-5)
+
+
+def scores(library: Library) -> list[float]:
+    return [hit.score for hit in library.query("a photo", k=12)]
 
 
 @pytest.mark.parametrize("what", ["missing", "file"])

@@ -341,7 +341,7 @@ def test_texts_that_were_asked_take_part_in_choosing_nprobe(tmp_path: Path) -> N
     model = fill(tmp_path, vectors)
     cache = TextCache(tmp_path)
     for number, query in enumerate(queries):
-        cache.put(model.text_fingerprint, f"text {number}", query)
+        cache.put(model.name, model.text_fingerprint, f"text {number}", query, {})
     with Reader.open(tmp_path) as reader:
         report = ann.build(tmp_path, reader, model)
     assert report.facts is not None

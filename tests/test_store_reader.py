@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_kit import FACTS, Store, delete_rows, digest, entry, fill, unit, vector_of
 
-from clipsearch.records import PhotoFacts
+from clipsearch.records import PhotoFacts, file_stamp
 from clipsearch.store.reader import FILTERS, Filter, Reader, decode_vectors
 from clipsearch.store.text_cache import TextCache
 
@@ -276,40 +276,57 @@ def test_a_log_that_cannot_be_read_is_not_passed_over(open_folder: Path) -> None
 
 def test_text_vectors_are_cached_by_fingerprint_and_the_oldest_go(tmp_path: Path) -> None:
     cache = TextCache(tmp_path, kept=3)
-    assert cache.get("f", "snow") is None
+    assert cache.get("m", "f", "snow") is None
     assert cache.vectors("f", 10).shape == (0, 0)
     for text in ("snow", "sea", "sun"):
-        cache.put("f", text, vector_of(text))
-    found = cache.get("f", "snow")
+        cache.put("m", "f", text, vector_of(text), {})
+    found = cache.get("m", "f", "snow")
     assert found is not None
     np.testing.assert_array_equal(found, vector_of("snow"))
-    assert cache.get("g", "snow") is None
-    cache.put("f", "boat", vector_of("boat"))
-    assert cache.get("f", "sea") is None  # used least recently
-    assert cache.get("f", "snow") is not None
+    assert cache.get("m", "g", "snow") is None
+    cache.put("m", "f", "boat", vector_of("boat"), {})
+    assert cache.get("m", "f", "sea") is None  # used least recently
+    assert cache.get("m", "f", "snow") is not None
     assert cache.vectors("f", 2).shape == (2, 8)
-    cache.put("f", "\udcff", vector_of("boat"))  # not text at all: not kept, no error
-    assert cache.get("f", "\udcff") is None
+    cache.put("m", "f", "\udcff", vector_of("boat"), {})  # not text at all: not kept, no error
+    assert cache.get("m", "f", "\udcff") is None
+
+
+def test_text_vectors_are_not_those_of_a_model_whose_files_changed(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path)
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"first")
+    before = {str(weights): file_stamp(weights)}
+    cache.put("m", "f", "snow", vector_of("snow"), before)
+    assert cache.get("m", "f", "snow") is not None
+    assert cache.get("copy of m", "f", "snow") is None  # its files are not known
+    (tmp_path / "others").write_bytes(b"other")
+    (tmp_path / "others").replace(weights)
+    assert cache.get("m", "f", "snow") is None
+    cache.put("m", "f", "sea", vector_of("sea"), {str(weights): file_stamp(weights)})
+    assert cache.get("m", "f", "snow") is not None  # the same by its fingerprint
+    weights.unlink()
+    assert cache.get("m", "f", "snow") is None
 
 
 def test_a_text_cache_that_does_not_work_is_no_error(tmp_path: Path) -> None:
     cache = TextCache(tmp_path / "nowhere")
-    cache.put("f", "snow", vector_of("snow"))
-    assert cache.get("f", "snow") is None
+    cache.put("m", "f", "snow", vector_of("snow"), {})
+    assert cache.get("m", "f", "snow") is None
     cache = TextCache(tmp_path)
     path = tmp_path / "cache" / "texts.sqlite"
     path.parent.mkdir()
     path.write_bytes(b"no database" * 1000)
-    assert cache.get("f", "snow") is None
-    cache.put("f", "snow", vector_of("snow"))  # throws the damaged one away
-    cache.put("f", "snow", vector_of("snow"))
-    assert cache.get("f", "snow") is not None
+    assert cache.get("m", "f", "snow") is None
+    cache.put("m", "f", "snow", vector_of("snow"), {})  # throws the damaged one away
+    cache.put("m", "f", "snow", vector_of("snow"), {})
+    assert cache.get("m", "f", "snow") is not None
     with sqlite3.connect(path) as other:
         other.execute("BEGIN EXCLUSIVE")
-        cache.put("f", "sea", vector_of("sea"))
+        cache.put("m", "f", "sea", vector_of("sea"), {})
         other.rollback()
     other.close()
-    assert cache.get("f", "sea") is None
+    assert cache.get("m", "f", "sea") is None
 
 
 def test_what_a_query_asks_for_is_looked_up_and_never_found_by_reading_all_vectors(

@@ -194,15 +194,15 @@ class Query:
 
     def _text_vector(self, text: str) -> Float32Array:
         """(dim,) unit: from the cache, else through the text tower."""
-        fingerprint = self._model.text_fingerprint
-        vector = self._texts.get(fingerprint, text)
+        name = self._model.name
+        vector = self._texts.get(name, self._model.text_fingerprint, text)
         if vector is None or len(vector) != self._model.dim:
             encoder = self._encoder()
             vector = encoder.texts([text])[0]
             if doubts := self._doubts(encoder, text):
                 self._warnings += doubts  # each time it is asked: so it is not cached
             else:
-                self._texts.put(encoder.fingerprints.text, text, vector)
+                self._texts.put(name, encoder.fingerprints.text, text, vector, encoder.files)
         return vector
 
     def _doubts(self, encoder: LocalEncoder, text: str) -> list[tuple[str, str | None]]:

@@ -138,6 +138,12 @@ class LocalEncoder:
         return self._config.dim
 
     @property
+    def files(self) -> dict[str, list[int]]:
+        """The stamps of the files that decide its vectors, by their whole paths."""
+        folder = self.folder.absolute()
+        return {str(folder / name): stamp for name, stamp in self._files.items()}
+
+    @property
     def is_outdated(self) -> bool:
         """Whether the model's files are others now than when this encoder was made."""
         return file_stamps(self.folder) != self._files

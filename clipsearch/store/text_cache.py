@@ -2,18 +2,23 @@
 
 A cache in every sense: it may be deleted at any time, and nothing that goes wrong with it (a full
 disk, a read-only folder, damage, another process writing) is ever an error.
+
+A library knows the text fingerprint that its model had when photos were indexed last. Whether the
+model was retrained since is seen by its files, which are noted here: reading the weights again, or
+only importing what could, would take longer than all the rest of a query.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from clipsearch.records import Float32Array
+from clipsearch.records import Float32Array, file_stamp
 
 # 4,096 vectors of 512 dimensions are 8 MB.
 KEPT_VECTORS = 4096
@@ -27,6 +32,12 @@ CREATE TABLE IF NOT EXISTS text (
     PRIMARY KEY (fingerprint, text)
 );
 CREATE INDEX IF NOT EXISTS text_used ON text (used);
+CREATE TABLE IF NOT EXISTS model (
+    name TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    files TEXT NOT NULL,
+    PRIMARY KEY (name, fingerprint)
+);
 """
 
 
@@ -42,18 +53,26 @@ class TextCache:
         self._path = folder / "cache" / "texts.sqlite"
         self._kept = kept
 
-    def get(self, fingerprint: str, text: str) -> Float32Array | None:
-        """The (dim,) vector of `text` under a text fingerprint, if it is there."""
+    def get(self, name: str, fingerprint: str, text: str) -> Float32Array | None:
+        """The (dim,) vector of `text`, if it is there and the model still has that fingerprint.
+
+        Args:
+            name, fingerprint: of the model; the fingerprint is its text tower's.
+        """
         try:
             with self._open() as connection:
                 row = connection.execute(
-                    "SELECT vector, used, (SELECT max(used) FROM text) FROM text"
-                    " WHERE fingerprint = ? AND text = ?",
-                    (fingerprint, text),
+                    "SELECT vector, used, (SELECT max(used) FROM text), files"
+                    " FROM text JOIN model USING (fingerprint)"
+                    " WHERE name = ? AND fingerprint = ? AND text = ?",
+                    (name, fingerprint, text),
                 ).fetchone()
                 if row is None:
                     return None
-                vector, used, newest = row
+                vector, used, newest, files = row
+                for path, stamp in json.loads(files).items():
+                    if file_stamp(Path(path)) != stamp:
+                        return None
                 if used < newest:
                     with suppress(sqlite3.Error):  # read-only, full or busy: found all the same
                         connection.execute(
@@ -64,8 +83,20 @@ class TextCache:
         except (sqlite3.Error, OSError, ValueError):
             return None
 
-    def put(self, fingerprint: str, text: str, vector: Float32Array) -> None:
-        """Keep the (dim,) vector of `text` under a text fingerprint."""
+    def put(
+        self,
+        name: str,
+        fingerprint: str,
+        text: str,
+        vector: Float32Array,
+        files: Mapping[str, list[int]],
+    ) -> None:
+        """Keep the (dim,) vector of `text`.
+
+        Args:
+            files: the stamps of the files, by path, that the model of this name has that
+                fingerprint by.
+        """
         try:
             self._path.parent.mkdir(exist_ok=True)
             with self._open(create=True) as connection:
@@ -73,6 +104,10 @@ class TextCache:
                     "INSERT OR REPLACE INTO text (fingerprint, text, vector, used)"
                     " VALUES (?, ?, ?, (SELECT coalesce(max(used), 0) + 1 FROM text))",
                     (fingerprint, text, vector.astype("<f4").tobytes()),
+                )
+                connection.execute(
+                    "INSERT OR REPLACE INTO model (name, fingerprint, files) VALUES (?, ?, ?)",
+                    (name, fingerprint, json.dumps(files)),
                 )
                 connection.execute(
                     "DELETE FROM text WHERE used <= (SELECT used FROM text"
