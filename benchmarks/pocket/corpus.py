@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,21 +42,20 @@ class Sentences:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """Photos as the frozen stages left them, several views of each.
+class Activations:
+    """All pictures behind one tower's frozen stages: one (N, C, H, W) a view of each kind."""
 
-    Attributes:
-        pooled: (views, N, 1280 for each tower); the tower that is shipped comes first.
-        middle: one (N, C, H, W) a view, of the tower that is shipped.
-    """
-
-    pooled: Float32Array
-    middle: list[Float16Array]
+    captioned: list[Float16Array]
+    labelled: list[Float16Array]
+    mixed: list[Float16Array]
+    dev: Float16Array
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Everything that `pocket` learns from.
+
+    Pictures are (views, N, 1280 for each tower): pooled features, the shipped tower's first.
 
     Attributes:
         captioned: photos with captions; `owner` maps each caption to its photo.
@@ -67,24 +66,41 @@ class Corpus:
         labels, imagenet: one group a name, said in every template.
         classifiers: (1000, 1280) and (1000,) for each tower: ImageNet's, over pooled features.
         world: sentences without pictures, and their (S, 384) float16 vectors.
-        dev, dev_middle: photos to choose by, view 0 only, and their five captions each.
+        dev: photos to choose by, view 0 only, and their five captions each.
+        caches: each tower's folder of pooled features and activations.
+        parts: what captioned photos are cached as.
     """
 
-    captioned: Pictures
+    captioned: Float32Array
     owner: np.ndarray
     captions: Sentences
-    labelled: Pictures
+    labelled: Float32Array
     label: np.ndarray
     source: np.ndarray
-    mixed: Pictures
+    mixed: Float32Array
     labels: Sentences
     imagenet: Sentences
     classifiers: list[tuple[Float32Array, Float32Array]]
     world: list[str]
     world_vectors: np.ndarray
     dev: Float32Array
-    dev_middle: Float16Array
     dev_captions: Sentences
+    caches: list[Path]
+    parts: list[str]
+
+    def activations(self, tower: int) -> Activations:
+        """Of one tower, the shipped one's number being 0: some 4 GB, from its cache."""
+        folder, views = self.caches[tower], range(len(self.captioned))
+
+        def read(parts: list[str], view: int) -> Float16Array:
+            return np.concatenate([np.load(folder / f"{p}-v{view}.middle.npy") for p in parts])
+
+        return Activations(
+            captioned=[read(self.parts, view) for view in views],
+            labelled=[read(["labelled"], view) for view in views],
+            mixed=[read([*self.parts, "labelled"], MIXED)],
+            dev=read(["dev"], 0),
+        )
 
 
 def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) -> Corpus:
@@ -94,8 +110,11 @@ def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) 
     labelled = read_tars(photos / "train", "labelled-*.tar")
     dev = read_tars(photos / "dev", "*.tar")
     scenes = read_rendered(rendered) if rendered else []
-    features = work / "features"
-    _read_features(features, settings, flickr=flickr, labelled=labelled, dev=dev, scenes=scenes)
+    towers = [(settings.lite, settings.side_px), *settings.teacher_sees]
+    caches = [work / "features" / f"lite{lite}" for lite, _ in towers]
+    for (lite, side_px), cache in zip(towers, caches, strict=True):
+        kinds = {"flickr": flickr, "labelled": labelled, "scenes": scenes}
+        _read_features(cache, lite, side_px, settings, kinds, dev)
 
     captioned = [*flickr, *scenes]
     caption_list = [caption for photo in captioned for caption in photo.captions]
@@ -109,52 +128,46 @@ def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) 
     vectors = _encode(work / f"vectors-{len(captioned)}", groups)
     parts = ["flickr", "scenes"] if scenes else ["flickr"]
     views = range(settings.views)
-    lites = [lite for lite, _ in settings.teacher_sees]
     return Corpus(
-        captioned=_pictures(features, lites, parts, views),
+        captioned=_pictures(caches, parts, views),
         owner=owner,
         captions=Sentences(groups["captions"], vectors["captions"]),
-        labelled=_pictures(features, lites, ["labelled"], views),
+        labelled=_pictures(caches, ["labelled"], views),
         label=label,
         source=source,
-        mixed=_pictures(features, lites, [*parts, "labelled"], [MIXED]),
+        mixed=_pictures(caches, [*parts, "labelled"], [MIXED]),
         labels=Sentences(groups["labels"], vectors["labels"]),
         imagenet=Sentences(groups["imagenet"], vectors["imagenet"]),
-        classifiers=[_classifier(lite) for lite in (settings.lite, *lites)],
+        classifiers=[_classifier(lite) for lite, _ in towers],
         world=[group[0] for group in groups["world"]],
         world_vectors=vectors["world"][:, 0],
-        dev=_pooled(features, lites, "dev", 0),
-        dev_middle=np.load(features / "dev-v0.middle.npy"),
+        dev=_pooled(caches, "dev", 0),
         dev_captions=Sentences(groups["dev"], vectors["dev"]),
+        caches=caches,
+        parts=parts,
     )
 
 
 def _read_features(
-    folder: Path,
+    cache: Path,
+    lite: int,
+    side_px: int,
     settings: Settings,
-    *,
-    flickr: list[Photo],
-    labelled: list[Photo],
+    kinds: dict[str, list[Photo]],
     dev: list[Photo],
-    scenes: list[Photo],
 ) -> None:
+    """What one tower makes of every view of every photo, unless its folder has it."""
     wanted = [("dev", dev, 0)]
     for view in (*range(settings.views), MIXED):
-        wanted += [("flickr", flickr, view), ("labelled", labelled, view)]
-        wanted += [("scenes", scenes, view)] if scenes else []
-    towers = [(settings.lite, settings.side_px, folder)]
-    towers += [(lite, side, folder / f"lite{lite}") for lite, side in settings.teacher_sees]
-    for lite, side_px, place in towers:
-        place.mkdir(exist_ok=True)
-        missing = [w for w in wanted if not (place / f"{w[0]}-v{w[2]}.pooled.npy").exists()]
-        if not missing:
-            continue
-        reader, shipped = FeatureReader(lite, side_px), place == folder
-        for name, photos, view in missing:
-            cache_features(
-                place, name, photos, reader, view=view, seed=settings.seed, middle_too=shipped
-            )
-            print(f"lite{lite} on {name}, view {view}: {len(photos)} photos", flush=True)
+        wanted += [(kind, photos, view) for kind, photos in kinds.items() if photos]
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = [w for w in wanted if not (cache / f"{w[0]}-v{w[2]}.pooled.npy").exists()]
+    if not missing:
+        return
+    reader = FeatureReader(lite, side_px)
+    for name, photos, view in missing:
+        cache_features(cache, name, photos, reader, view=view, seed=settings.seed)
+        print(f"lite{lite} on {name}, view {view}: {len(photos)} photos", flush=True)
 
 
 def _sentences(
@@ -202,21 +215,14 @@ def _encode(folder: Path, groups: dict[str, list[list[str]]]) -> dict[str, np.nd
     return vectors
 
 
-def _pictures(
-    folder: Path, lites: Sequence[int], parts: list[str], views: Iterable[int]
-) -> Pictures:
-    pooled = [np.concatenate([_pooled(folder, lites, p, view) for p in parts]) for view in views]
-    middle = [
-        np.concatenate([np.load(folder / f"{part}-v{view}.middle.npy") for part in parts])
-        for view in views
-    ]
-    return Pictures(np.stack(pooled), middle)
+def _pictures(caches: list[Path], parts: list[str], views: Iterable[int]) -> Float32Array:
+    """(views, N, 1280 for each tower)."""
+    return np.stack([np.concatenate([_pooled(caches, p, view) for p in parts]) for view in views])
 
 
-def _pooled(folder: Path, lites: Sequence[int], name: str, view: int) -> Float32Array:
+def _pooled(caches: list[Path], name: str, view: int) -> Float32Array:
     """(N, 1280 for each tower)."""
-    places = [folder, *(folder / f"lite{lite}" for lite in lites)]
-    return np.concatenate([np.load(p / f"{name}-v{view}.pooled.npy") for p in places], axis=1)
+    return np.concatenate([np.load(c / f"{name}-v{view}.pooled.npy") for c in caches], axis=1)
 
 
 def _classifier(lite: int) -> tuple[Float32Array, Float32Array]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus, Pictures
+from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus
 from benchmarks.pocket.sentence_encoder import DIM
 from benchmarks.pocket.settings import Diet, Settings
 from clipsearch.records import Float32Array
@@ -92,7 +92,7 @@ class PairSampler:
     ) -> None:
         self._corpus, self._diet, self._rng = corpus, diet, rng
         self._labelled = photos_of(corpus, without)
-        pooled = corpus.captioned.pooled[0], corpus.labelled.pooled[0][self._labelled]
+        pooled = corpus.captioned[0], corpus.labelled[0][self._labelled]
         everything = np.concatenate(pooled)
         self.mean = everything.mean(0)
         self.deviation = everything.std(0) + 0.01
@@ -117,8 +117,8 @@ class PairSampler:
         classes = rng.choice(1000, diet.imagenet, replace=False)
         pooled = np.concatenate(
             [
-                self._view(corpus.captioned.pooled, photos),
-                self._view(corpus.labelled.pooled, labelled),
+                self._view(corpus.captioned, photos),
+                self._view(corpus.labelled, labelled),
                 self._prototypes(classes),
             ]
         )
@@ -208,9 +208,9 @@ class Teacher:
         """(N, F) pooled features of all towers -> (N, D - 1) unit rows."""
         return self._project([embed(member.image, pooled) for member in self.members])
 
-    def views(self, pictures: Pictures) -> Float32Array:
-        """(views, N, D - 1) unit rows."""
-        return np.stack([self.images(view) for view in pictures.pooled])
+    def views(self, pictures: Float32Array) -> Float32Array:
+        """(views, N, F) pooled features of all towers -> (views, N, D - 1) unit rows."""
+        return np.stack([self.images(view) for view in pictures])
 
     def hold_back(self, texts: Float32Array) -> Float32Array:
         """(..., D - 1) unit rows of sentences -> (..., D) unit rows, as the text tower learns them.
@@ -259,8 +259,8 @@ def join_heads(
         corpus.labels.vectors[known, 2],
         corpus.imagenet.vectors[:, 2],
     ]
-    photos = corpus.labelled.pooled[0][photos_of(corpus, without)]
-    said, seen = np.concatenate(texts), np.concatenate([corpus.captioned.pooled[0], photos])
+    photos = corpus.labelled[0][photos_of(corpus, without)]
+    said, seen = np.concatenate(texts), np.concatenate([corpus.captioned[0], photos])
     sides = [
         _side_by_side([embed(member.text, said) for member in members], shares),
         _side_by_side([embed(member.image, seen) for member in members], shares),
@@ -273,7 +273,8 @@ def join_heads(
 
 
 def unit_rows(rows: Float32Array) -> Float32Array:
-    found: Float32Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    """(..., D) rows, each of length 1."""
+    found: Float32Array = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     return found
 
 
@@ -282,21 +283,29 @@ def photos_of(corpus: Corpus, without: frozenset[int]) -> np.ndarray:
     return np.flatnonzero(~np.isin(corpus.label, list(without)))
 
 
+def features_of(tower: int) -> slice:
+    """Which pooled features are one tower's."""
+    return slice(tower * FEATURES, (tower + 1) * FEATURES)
+
+
 def with_coordinate(images: Float32Array) -> Float32Array:
     """(N, D - 1) unit rows of photos -> (N, D), with the 0 that `Teacher.hold_back` needs."""
     return np.pad(images, ((0, 0), (0, 1)))
 
 
-def distil_image_head(teacher: Teacher, corpus: Corpus, settings: Settings) -> ImageHead:
-    """A head for the tower that is shipped, which says what the teacher's members say together."""
+def distil_image_head(
+    teacher: Teacher, corpus: Corpus, settings: Settings, *, tower: int = 0
+) -> ImageHead:
+    """A head for one tower alone, which says what the teacher's members say together."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
+    own = features_of(tower)
     pictures = (corpus.captioned, corpus.labelled, corpus.mixed)
-    taught = np.concatenate([teacher.images(view) for each in pictures for view in each.pooled])
-    pooled = np.concatenate([view[:, :FEATURES] for each in pictures for view in each.pooled])
+    taught = np.concatenate([teacher.images(view) for each in pictures for view in each])
+    pooled = np.concatenate([view[:, own] for each in pictures for view in each])
     first = teacher.members[0].image
     dim = settings.dim - 1
-    head = ImageHead(first.mean[:FEATURES], first.deviation[:FEATURES], dim, dropout=0.3)
+    head = ImageHead(first.mean[own], first.deviation[own], dim, dropout=0.3)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 2e-3, total_steps=settings.distil_steps

@@ -110,7 +110,6 @@ def cache_features(
     *,
     view: int,
     seed: int,
-    middle_too: bool = True,
 ) -> None:
     """Write `name-v{view}.pooled.npy` (float32) and `.middle.npy` (float16) unless they are there.
 
@@ -118,9 +117,6 @@ def cache_features(
     """
     done = folder / f"{name}-v{view}.pooled.npy"
     if done.exists():
-        return
-    if not middle_too:
-        np.save(done, reader.pooled(photos, view=view, seed=seed))
         return
     draft = folder / f"{name}-v{view}.draft.npy"
     middle: Any = None

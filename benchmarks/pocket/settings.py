@@ -26,7 +26,7 @@ class Diet:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One stretch of training the image tower's last stages.
+    """One stretch of training an image tower's last stages.
 
     Attributes:
         frozen_blocks: of the ten behind the cached activations, those that stay as they are.
@@ -35,6 +35,7 @@ class Term:
         likeness: weight of the loss that brings photos of one label together.
         blended: share of the steps in which labelled photos are blended in pairs, for labels that
             are known by heart.
+        rate: of learning at its peak; the head's is three times that.
     """
 
     frozen_blocks: int
@@ -44,6 +45,7 @@ class Term:
     mixed: int
     likeness: float
     blended: float = 0.0
+    rate: float = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,16 @@ class Settings:
         Term(7, steps=900, captioned=48, labelled=64, mixed=32, likeness=2.0),
         Term(0, steps=420, captioned=40, labelled=64, mixed=24, likeness=2.0, blended=0.5),
     )
-    tail_rate: float = 1e-4
+    # Then the other towers, each in one term; and all of them and the teacher together teach the
+    # shipped one once more. Shares: the teacher's, the shipped tower's own, the others'.
+    peer_term: Term = Term(
+        0, steps=400, captioned=64, labelled=40, mixed=32, likeness=1.0, blended=0.25, rate=2e-4
+    )
+    peer_seeds: tuple[int, ...] = (70, 71)
+    consensus: tuple[float, ...] = (0.3, 0.3, 0.15, 0.25)
+    last_term: Term = Term(
+        0, steps=400, captioned=40, labelled=48, mixed=56, likeness=2.0, blended=0.5, rate=1.5e-4
+    )
 
     # The text tower.
     student_early_steps: int = 500

@@ -3,16 +3,16 @@
 The early stages are frozen and their activations cached, which saves the dearer half of a forward
 and backward pass. The text side is the teacher's, fixed: all captions can be negatives of
 every photo, and every photo's latest vector a negative of every caption, whatever the batch size.
-The teacher, which sees through three towers, also says what it sees in pictures that show two
-photos: nobody has described them, so they teach how to look and not what was said. Photos of one
-label learn to lie together. Once labels are known by heart, labelled photos are blended in pairs
-and have a share of both names (Verma et al. 2019, 'Manifold Mixup').
+What the teacher sees, or later the whole class of towers that it taught, is to be seen also in
+pictures that show two photos: nobody has described them, so they teach how to look and not what
+was said. Photos of one label learn to lie together. Once labels are known by heart, labelled photos
+are blended in pairs and have a share of both names (Verma et al. 2019, 'Manifold Mixup').
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.pocket.corpus import Corpus
+from benchmarks.pocket.corpus import Activations, Corpus
 from benchmarks.pocket.heads import (
     ImageHead,
     Teacher,
@@ -28,14 +28,38 @@ from benchmarks.pocket.heads import (
     classifier_loss,
     likeness_loss,
     unit,
+    unit_rows,
 )
 from benchmarks.pocket.image_tower import run_tail, tail_layers
-from benchmarks.pocket.settings import Settings, Term
+from benchmarks.pocket.settings import Term
 from benchmarks.pocket.student import cosine_schedule
 from clipsearch.records import Float32Array
 from clipsearch.train.loss import rows_loss
 
 _SAME_MEANING = 0.95
+
+
+# Captioned, labelled and mixed pictures, in this order: (views, N, D - 1) unit rows each.
+Sights = tuple[Float32Array, ...]
+
+
+def taught_sights(teacher: Teacher, corpus: Corpus) -> Sights:
+    """What the teacher sees in all pictures."""
+    return tuple(map(teacher.views, (corpus.captioned, corpus.labelled, corpus.mixed)))
+
+
+def own_sights(trunk: nn.Module, head: nn.Module, seen: Activations) -> Sights:
+    """What one trained tower sees in all pictures."""
+    kinds = (seen.captioned, seen.labelled, seen.mixed)
+    return tuple(np.stack([embed_middle(trunk, head, view) for view in kind]) for kind in kinds)
+
+
+def consensus(opinions: Sequence[Sights], shares: Sequence[float]) -> Sights:
+    """Weighted means of several opinions, as unit rows."""
+    return tuple(
+        unit_rows(np.einsum("o,o...->...", np.asarray(shares, np.float32), np.stack(kind)))
+        for kind in zip(*opinions, strict=True)
+    )
 
 
 def trainable(trunk: Any, frozen_blocks: int) -> list[nn.Parameter]:
@@ -49,18 +73,25 @@ def train_tail(
     image_head: ImageHead,
     teacher: Teacher,
     corpus: Corpus,
-    settings: Settings,
     term: Term,
     *,
+    seen: Activations,
+    told: Sights,
     seed: int,
     report: Callable[[int, str, nn.Module, nn.Module], None],
 ) -> tuple[nn.Module, nn.Module]:
-    """Copies of trunk and image head, trained; with moving averages of their weights inside."""
+    """Copies of trunk and image head, trained; with moving averages of their weights inside.
+
+    Args:
+        teacher: what sentences mean, from beginning to end.
+        seen: all pictures behind this tower's frozen stages.
+        told: what is to be seen in them.
+    """
     torch.manual_seed(seed)
     trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).eval()
     # With the channels innermost, the backward pass takes half the time.
     trunk.to(memory_format=torch.channels_last)
-    lesson = _Lesson(teacher, corpus, settings, term, np.random.default_rng(seed))
+    lesson = _Lesson(teacher, corpus, term, seen, told, np.random.default_rng(seed))
     lesson.remember(trunk, head)
     head.train()
     trunk.requires_grad_(False)
@@ -69,8 +100,8 @@ def train_tail(
     ]
     optimizer = torch.optim.AdamW(
         [
-            {"params": convolutions, "lr": settings.tail_rate},
-            {"params": list(head.parameters()), "lr": 3 * settings.tail_rate},
+            {"params": convolutions, "lr": term.rate},
+            {"params": list(head.parameters()), "lr": 3 * term.rate},
         ],
         weight_decay=0.05,
     )
@@ -107,7 +138,7 @@ class _Batch:
 
     Attributes:
         own: captions, one a captioned photo; captioned, labelled: rows of the corpus.
-        signal, seen, told: cached activations, all towers' features, the teacher's vectors.
+        signal, seen, told: cached activations, all towers' features, the vectors to come to.
         partner, share: labelled photo i has this share of `labelled[partner[i]]` blended in; no
             partners where they are as they are.
     """
@@ -129,26 +160,27 @@ class _Lesson:
         self,
         teacher: Teacher,
         corpus: Corpus,
-        settings: Settings,
         term: Term,
+        seen: Activations,
+        told: Sights,
         rng: np.random.Generator,
     ) -> None:
-        self._corpus, self._views, self._term, self._rng = corpus, settings.views, term, rng
+        self._corpus, self._term, self._rng = corpus, term, rng
         self._captions = torch.from_numpy(teacher.texts(corpus.captions.vectors))
         self._labels = torch.from_numpy(teacher.texts(corpus.labels.vectors))
         self._classes = torch.from_numpy(teacher.texts(corpus.imagenet.vectors[:, 2]))
         self._scale = teacher.logit_scale
         self._classifiers = as_tensors(corpus.classifiers)
-        self._kinds = (corpus.captioned, corpus.labelled, corpus.mixed)
-        self._taught = [teacher.views(pictures) for pictures in self._kinds]
-        photos = np.arange(len(corpus.captioned.middle[0]))
+        self._signals = (seen.captioned, seen.labelled, seen.mixed)
+        self._pooled = (corpus.captioned, corpus.labelled, corpus.mixed)
+        self._told = told
+        photos = np.arange(len(seen.captioned[0]))
         self._spokesman = self._captions[np.searchsorted(corpus.owner, photos), 0]
 
     def remember(self, trunk: nn.Module, head: nn.Module) -> None:
         """Every photo's vector, to contend with; kept fresh for the photos of each batch."""
         self._photos, self._named_photos = (
-            torch.from_numpy(embed_middle(trunk, head, pictures.middle[0]))
-            for pictures in self._kinds[:2]
+            torch.from_numpy(embed_middle(trunk, head, views[0])) for views in self._signals[:2]
         )
 
     def draw(self) -> _Batch:
@@ -156,13 +188,15 @@ class _Lesson:
         own = rng.choice(len(corpus.owner), term.captioned, replace=False)
         captioned, which = np.unique(corpus.owner[own], return_index=True)
         labelled = rng.choice(len(corpus.label), term.labelled, replace=False)
-        mixed = rng.choice(len(corpus.mixed.pooled[0]), term.mixed, replace=False)
-        view = int(rng.integers(self._views))
-        rows = (captioned, labelled, mixed)
-        places = list(zip(self._kinds, self._taught, (view, view, 0), rows, strict=True))
-        signal = np.concatenate([pictures.middle[v][rows] for pictures, _, v, rows in places])
-        seen = np.concatenate([pictures.pooled[v][rows] for pictures, _, v, rows in places])
-        told = np.concatenate([taught[v][rows] for _, taught, v, rows in places])
+        mixed = rng.choice(len(corpus.mixed[0]), term.mixed, replace=False)
+        view = int(rng.integers(len(corpus.captioned)))
+        places = ((view, captioned), (view, labelled), (0, mixed))
+
+        def take(kinds: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+            drawn = zip(kinds, places, strict=True)
+            return np.concatenate([views[v][rows] for views, (v, rows) in drawn])
+
+        signal, seen, told = (take(each) for each in (self._signals, self._pooled, self._told))
         partner, share = None, 0.0
         if term.blended and rng.random() < term.blended:
             partner, share = rng.permutation(term.labelled), float(rng.beta(0.4, 0.4))

@@ -7,7 +7,10 @@ Stages, each kept under DIR and skipped when it is there, so a run that was stop
     student-1   a text tower that learns the first teacher's space                 (student.py)
     teacher     all members as one; one image head distilled from it               (heads.py)
     student-2   the text tower, turned into the new space, learns on; student-3 at half the rate
-    tail-N      the image tower's last layers, term after term                     (tail.py)
+    tail-N      the image tower's last stages, term after term                     (tail.py)
+    peer-N      the other towers' last stages, each in a term of its own
+    consensus   what the teacher and all three of these towers see, in the mean
+    tail-last   the image tower once more, told by all of them
     student-4   the text tower, beside the photos as that image tower sees them
     export      an open_clip directory, checked against plain open_clip            (export.py)
 
@@ -22,6 +25,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,15 +33,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pocket.corpus import Corpus, Pictures, Sentences, gather
+from benchmarks.pocket.corpus import Activations, Corpus, Sentences, gather
 from benchmarks.pocket.export import export_model, verify
 from benchmarks.pocket.heads import (
-    FEATURES,
     Heads,
     Teacher,
     dev_recall,
     distil_image_head,
     embed,
+    features_of,
     in_words,
     join_heads,
     train_heads,
@@ -55,9 +59,16 @@ from benchmarks.pocket.student import (
     train_student,
     turn,
 )
-from benchmarks.pocket.tail import embed_middle, train_tail
+from benchmarks.pocket.tail import (
+    Sights,
+    consensus,
+    embed_middle,
+    own_sights,
+    taught_sights,
+    train_tail,
+)
 from clipsearch.models.words import write_words
-from clipsearch.records import Float32Array
+from clipsearch.records import Float16Array, Float32Array
 
 
 class Run:
@@ -123,30 +134,58 @@ class Run:
     def _dev_said(self, teacher: Teacher) -> Float32Array:
         return teacher.hold_back(teacher.texts(self.corpus.dev_captions.vectors[:, 0]))
 
-    def image_head(self, teacher: Teacher) -> Any:
-        head = self.stage(
-            "image-head", lambda: distil_image_head(teacher, self.corpus, self.settings)
-        )
-        seen = embed(head, self.corpus.dev[:, :FEATURES])
-        self.measure("image-head", seen, self._dev_said(teacher))
+    @cached_property
+    def seen(self) -> Activations:
+        """All pictures behind the shipped tower's frozen stages."""
+        return self.corpus.activations(0)
+
+    def _image_head(self, tower: int, teacher: Teacher) -> Any:
+        name = "image-head" if tower == 0 else f"image-head-{tower}"
+        corpus, settings = self.corpus, self.settings
+        head = self.stage(name, lambda: distil_image_head(teacher, corpus, settings, tower=tower))
+        self.measure(name, embed(head, corpus.dev[:, features_of(tower)]), self._dev_said(teacher))
         return head
 
-    def tail(self, head: Any, teacher: Teacher) -> tuple[Any, Any]:
-        """Trunk and image head, the last layers of both trained."""
-        trunk: Any = load_lite(self.settings.lite)
-        for number, term in enumerate(self.settings.tail_terms):
-            trunk, head = self._term(number, term, trunk, head, teacher)
-        return trunk, head
+    def tail(self, teacher: Teacher) -> tuple[Any, Any]:
+        """Trunk and image head, the last stages of both trained."""
+        settings, told = self.settings, taught_sights(teacher, self.corpus)
+        tower, seed = (load_lite(settings.lite), self._image_head(0, teacher)), settings.seed
+        for number, term in enumerate(settings.tail_terms, start=1):
+            tower = self._term(f"tail-{number}", seed, tower, teacher, term, self.seen, told)
+            seed += 1
+        agreed: Sights = self.stage("consensus", lambda: self._consensus(tower, teacher, told))
+        last = settings.last_term
+        return self._term("tail-last", seed, tower, teacher, last, self.seen, agreed)
+
+    def _consensus(self, tower: tuple[Any, Any], teacher: Teacher, told: Sights) -> Sights:
+        """Of the teacher, the shipped tower so far, and its peers."""
+        settings = self.settings
+        opinions = [told, own_sights(*tower, self.seen)]
+        peers = zip(settings.teacher_sees, settings.peer_seeds, strict=True)
+        for number, ((lite, _), seed) in enumerate(peers, start=1):
+            seen = self.corpus.activations(number)
+            start = load_lite(lite), self._image_head(number, teacher)
+            name, term = f"peer-{number}", settings.peer_term
+            peer = self._term(name, seed, start, teacher, term, seen, told)
+            opinions.append(own_sights(*peer, seen))
+        return consensus(opinions, settings.consensus)
 
     def _term(
-        self, number: int, term: Term, trunk: Any, head: Any, teacher: Teacher
+        self,
+        name: str,
+        seed: int,
+        tower: tuple[Any, Any],
+        teacher: Teacher,
+        term: Term,
+        seen: Activations,
+        told: Sights,
     ) -> tuple[Any, Any]:
-        name, seed = f"tail-{number + 1}", self.settings.seed + number
-        corpus, settings, said = self.corpus, self.settings, self._dev_said(teacher)
+        """One term of one tower, measured."""
+        corpus, said = self.corpus, self._dev_said(teacher)
 
         def measure(name: str, trunk: Any, head: Any) -> None:
             training = head.training
-            images = embed_middle(trunk, head.eval(), corpus.dev_middle)
+            images = embed_middle(trunk, head.eval(), seen.dev)
             head.train(training)
             self.measure(name, images, said)
 
@@ -158,7 +197,7 @@ class Run:
         trained: tuple[Any, Any] = self.stage(
             name,
             lambda: train_tail(
-                trunk, head, teacher, corpus, settings, term, seed=seed, report=report
+                *tower, teacher, corpus, term, seen=seen, told=told, seed=seed, report=report
             ),
         )
         measure(name, *trained)
@@ -220,12 +259,18 @@ class Run:
     ) -> TextTower:
         """Once more, beside the photos as the image tower sees them that ships."""
 
-        def seen(pictures: Pictures) -> Float32Array:
-            whole_and_mirrored = pictures.middle[:2]
-            return np.stack([embed_middle(trunk, head, view) for view in whole_and_mirrored])
+        def sees(views: list[Float16Array]) -> Float32Array:
+            return np.stack([embed_middle(trunk, head, view) for view in views])
+
+        def see() -> tuple[Float32Array, Float32Array]:
+            whole_and_mirrored = slice(2)
+            return (
+                sees(self.seen.captioned[whole_and_mirrored]),
+                sees(self.seen.labelled[whole_and_mirrored]),
+            )
 
         settings = self._gentler(2, self.settings.student_last_steps)
-        return self._student("student-4", student, teacher, settings, seen)
+        return self._student("student-4", student, teacher, settings, see)
 
     def _gentler(self, seed: int, steps: int) -> Settings:
         """Other batches, at half the rate."""
@@ -242,7 +287,7 @@ class Run:
         tower: TextTower,
         teacher: Teacher,
         settings: Settings,
-        seen: Callable[[Pictures], Float32Array] | None = None,
+        see: Callable[[], tuple[Float32Array, Float32Array]] | None = None,
     ) -> TextTower:
         corpus = self.corpus
         dev = teacher.images(corpus.dev)
@@ -253,8 +298,10 @@ class Run:
                 self.measure(f"{name}: step {step}", dev, self.student_texts(tower))
 
         def make() -> TextTower:
-            see = seen or teacher.views
-            photos, labelled = see(corpus.captioned), see(corpus.labelled)
+            if see:
+                photos, labelled = see()
+            else:
+                photos, labelled = teacher.views(corpus.captioned), teacher.views(corpus.labelled)
             lessons = self._lessons(teacher, photos=photos, labelled=labelled)
             scale = teacher.logit_scale
             train_student(tower, lessons, corpus, settings, report=report, scale=scale)
@@ -299,7 +346,7 @@ def main() -> None:
     teacher = run.teacher()
     student = run.second_student(student, first, teacher)
     student = run.last_student(student, teacher)
-    trunk, head = run.tail(run.image_head(teacher), teacher)
+    trunk, head = run.tail(teacher)
     student = run.finished_student(student, teacher, trunk, head)
 
     output = chosen.output or chosen.work / "pocket"
@@ -308,7 +355,7 @@ def main() -> None:
     write_words(output, taught_words(chain.from_iterable(groups)))
     sentences = [group[0] for group in corpus.dev_captions.texts[:32]]
     cosines = verify(output, trunk, head, student, sentences, settings)
-    seen = embed_middle(trunk, head, corpus.dev_middle)
+    seen = embed_middle(trunk, head, run.seen.dev)
     run.measure("pocket", seen, run.student_texts(student))
     run.say(f"exported: open_clip's vectors agree, cosines at least {cosines}")
     run.say(f"exported: {sum(p.stat().st_size for p in output.iterdir()) / 1e6:.1f} MB")
