@@ -27,6 +27,7 @@ from clipsearch.models.config import CONFIG_NAME, WEIGHTS_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.models.words import unknown_words, write_words
+from clipsearch.photos.decode import digest_photo
 from clipsearch.train import Settings, TrainingProgress, TrainingReport, finetune
 from clipsearch.train.inputs import load_examples, split_photos
 from clipsearch.train.metrics import retrieval_metrics
@@ -34,6 +35,7 @@ from clipsearch.train.pairs import read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS, GENERAL_SENTENCES
 from clipsearch.train.report import Vectors, standard_error
 from clipsearch.train.states import BEST, LAST, read_metrics
+from clipsearch.train.taught import taught_photos
 from clipsearch.train.towers import load_towers
 
 FAST = Settings(
@@ -134,6 +136,20 @@ def test_a_run_adds_the_words_it_taught_to_the_bases_list(
     nothing = run(pairs, tmp_path / "same", listed, changed(epochs=1, learning_rate=0.0))
     assert nothing.alpha == 0
     assert unknown_words(nothing.output, "a purple ball") == ["purple"]
+
+
+def test_a_run_lists_the_photos_that_its_model_learned_from(base: Path, tmp_path: Path) -> None:
+    mine = tiny_pairs(tmp_path / "mine", 24)
+    first = run(mine, tmp_path / "first", base, changed(epochs=1, wise_ft=False))
+    judged = set(map(digest_photo, mine.parent.glob("*.png"))) - taught_photos(first.output)
+    assert len(judged) == first.photos["test"] == 5
+    other = tiny_pairs(tmp_path / "other", 24, seed=5)
+    nothing = run(other, tmp_path / "same", first.output, changed(epochs=1, learning_rate=0.0))
+    assert nothing.alpha == 0
+    assert taught_photos(nothing.output) == taught_photos(first.output)
+    second = run(other, tmp_path / "second", first.output, changed(epochs=1, wise_ft=False))
+    assert taught_photos(second.output) > taught_photos(first.output)
+    assert len(taught_photos(second.output)) == 2 * (24 - 5)
 
 
 def test_a_text_run_keeps_the_image_fingerprint(base: Path, pairs: Path, tmp_path: Path) -> None:

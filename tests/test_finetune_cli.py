@@ -45,6 +45,10 @@ def test_a_better_model_is_put_to_work(cli: Cli, base: Path, pairs: Path, tmp_pa
         2 * before["metrics"]["text_to_image"]["mean_reciprocal_rank"]
     )
     assert json.loads(figures.stdout)["index_recall_at_10"] is None
+    # 19 photos of 96 only judged; the base model was taught with none.
+    assert (before["taught_photos"], after["taught_photos"]) == (0, 77)
+    assert f"warning: {output} was taught with 77 of these 96 photos" in figures.stderr
+    assert figures.stderr.count("was taught with") == 1
 
 
 def test_a_better_model_waits_for_the_photos_that_are_away(

@@ -91,6 +91,14 @@ def evaluate(
         if item.left_out:
             what, why = item.left_out[0]
             warning(f"{item.model}: {len(item.left_out):,} left out, the first: {what}: {why}")
+    taught = [(item.model, item.taught_photos, item.photos) for item in figures]
+    for name, number, of in dict.fromkeys(taught):
+        if number:
+            warning(
+                f"{name} was taught with {number:,} of these {of:,} photos: its figures here say"
+                " little",
+                "finetune's own report was measured on photos that taught and chose nothing",
+            )
     if format is Format.json:
         found: dict[str, Any] = {"figures": [item.as_dict() for item in figures]}
         if index:

@@ -19,6 +19,7 @@ from clipsearch.records import Float32Array
 from clipsearch.train.inputs import read_picture
 from clipsearch.train.metrics import IntArray, PairRetrieval, retrieval_metrics
 from clipsearch.train.pairs import LeftOut, PhotoSource, read_labelled, read_pairs
+from clipsearch.train.taught import taught_photos
 
 CaptionRule = Literal["all", "first"]
 SHOTS = (1, 2, 4, 8, 16)
@@ -33,10 +34,13 @@ class RetrievalFigures:
     """How well captions and photos of a pairs file find each other.
 
     Attributes:
+        taught_photos: how many of the photos the model learned from.
         rule: which captions took part, and when a photo counts as having found one.
     """
 
     model: str
+    photos: int
+    taught_photos: int
     rule: str
     metrics: PairRetrieval
     left_out: list[LeftOut]
@@ -73,10 +77,15 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class ZeroShotFigures:
-    """Classification by words alone: one template against the mean of OpenAI's 80."""
+    """Classification by words alone: one template against the mean of OpenAI's 80.
+
+    Attributes:
+        taught_photos: how many of the photos the model learned from.
+    """
 
     model: str
     photos: int
+    taught_photos: int
     classes: int
     single: Accuracy
     ensemble: Accuracy
@@ -105,6 +114,7 @@ class ProbeFigures:
     """A linear classifier on frozen image vectors, tested on the half that taught nothing.
 
     Attributes:
+        taught_photos: how many of the photos the model learned from.
         linear: accuracy after all photos of the teaching half.
         few_shot: accuracy after k photos a class, mean of three draws; only for k that all
             classes have.
@@ -112,6 +122,7 @@ class ProbeFigures:
 
     model: str
     photos: int
+    taught_photos: int
     classes: int
     linear: float
     few_shot: dict[int, float]
@@ -151,7 +162,7 @@ def evaluate_retrieval(
     """
     described = read_pairs(pairs, photos_folder=photos_folder)
     left_out = list(described.left_out)
-    vectors, kept = embed_photos(
+    vectors, kept, taught = embed_photos(
         [photo.source for photo in described.photos], encoder, left_out, progress
     )
     texts: list[str] = []
@@ -167,7 +178,7 @@ def evaluate_retrieval(
         else "the first caption of each photo alone"
     )
     metrics = retrieval_metrics(vectors, encoder.texts(texts), owners)
-    return RetrievalFigures(encoder.name, rule, metrics, left_out)
+    return RetrievalFigures(encoder.name, len(vectors), taught, rule, metrics, left_out)
 
 
 def evaluate_zero_shot(
@@ -180,13 +191,14 @@ def evaluate_zero_shot(
     Raises:
         TrainingDataError: fewer than two classes, or no photo can be read.
     """
-    vectors, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
+    vectors, taught, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
     templates = import_open_clip().OPENAI_IMAGENET_TEMPLATES
     single = class_vectors(names, [SINGLE_TEMPLATE.format], encoder)
     ensemble = class_vectors(names, templates, encoder)
     return ZeroShotFigures(
         encoder.name,
         len(vectors),
+        taught,
         len(names),
         accuracy(vectors @ single.T, labels, names),
         accuracy(vectors @ ensemble.T, labels, names),
@@ -207,7 +219,7 @@ def evaluate_probe(
     Raises:
         TrainingDataError: fewer than two classes, or a class with a single photo.
     """
-    vectors, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
+    vectors, taught, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
     counts = np.bincount(labels, minlength=len(names))
     if counts.min() < 2:
         raise TrainingDataError(
@@ -231,7 +243,9 @@ def evaluate_probe(
                 for _ in range(_FEW_SHOT_DRAWS)
             ]
             few[k] = float(np.mean([score(rows) for rows in draws]))
-    return ProbeFigures(encoder.name, len(vectors), len(names), score(teaching), few, left_out)
+    return ProbeFigures(
+        encoder.name, len(vectors), taught, len(names), score(teaching), few, left_out
+    )
 
 
 def embed_photos(
@@ -239,26 +253,30 @@ def embed_photos(
     encoder: LocalEncoder,
     left_out: list[LeftOut],
     progress: Progress | None = None,
-) -> tuple[Float32Array, list[int]]:
-    """Vectors of the photos that can be read, and their places in `sources`.
+) -> tuple[Float32Array, list[int], int]:
+    """Vectors of the photos that can be read, their places in `sources`, how many are not new.
+
+    Not new are those that the model learned from.
 
     Raises:
         TrainingDataError: none can.
     """
     kept: list[int] = []
     blocks: list[Float32Array] = []
+    taught, known = 0, taught_photos(encoder.folder)
     size = encoder.batch_size
     for start in range(0, len(sources), size):
         pixels = []
         for number, source in enumerate(sources[start : start + size], start=start):
             try:
                 with source.as_file() as path:
-                    _, image, _ = read_picture(path, encoder.preprocess.size)
+                    digest, image, _ = read_picture(path, encoder.preprocess.size)
             except SkippedPhoto as error:
                 left_out.append(LeftOut(source.name, error.reason))
                 continue
             pixels.append(encoder.preprocess.pixels(image))
             kept.append(number)
+            taught += digest in known
         if pixels:
             blocks.append(encoder.images(np.stack(pixels)))
         if progress:
@@ -266,7 +284,7 @@ def embed_photos(
     if not blocks:
         why = f": {left_out[-1].what}: {left_out[-1].reason}" if left_out else ""
         raise TrainingDataError(f"none of the {len(sources):,} photos can be read{why}")
-    return np.concatenate(blocks), kept
+    return np.concatenate(blocks), kept, taught
 
 
 def class_vectors(
@@ -343,9 +361,10 @@ def _draw(labels: IntArray, counts: Sequence[int], generator: np.random.Generato
 
 def _labelled_vectors(
     labelled: Path | str, encoder: LocalEncoder, progress: Progress | None
-) -> tuple[Float32Array, IntArray, list[str], list[LeftOut]]:
+) -> tuple[Float32Array, int, IntArray, list[str], list[LeftOut]]:
     photos, left_out = read_labelled(labelled)
-    vectors, kept = embed_photos([source for source, _ in photos], encoder, left_out, progress)
+    sources = [source for source, _ in photos]
+    vectors, kept, taught = embed_photos(sources, encoder, left_out, progress)
     words = [photos[number][1] for number in kept]
     names = sorted(set(words))
     if len(names) < 2:
@@ -354,7 +373,8 @@ def _labelled_vectors(
             hint="name a folder with a folder for each class, or a CSV with filepath,label",
         )
     numbers = {name: number for number, name in enumerate(names)}
-    return vectors, np.array([numbers[word] for word in words], dtype=np.int64), names, left_out
+    labels = np.array([numbers[word] for word in words], dtype=np.int64)
+    return vectors, taught, labels, names, left_out
 
 
 def _percent(value: float) -> str:

@@ -56,6 +56,7 @@ class Examples:
         caption_ids: (C,) equal where captions say the same (`normalise_caption`).
         labels: (N,) equal where photos have the same label; -1 without one.
         groups: (N,) equal for near-duplicates and bursts, which a split must not tear apart.
+        photo_digests: (N,) each photo's identity, as in the library.
         digest: hexadecimal, of photos and captions together: whether a run resumes on its data.
     """
 
@@ -67,6 +68,7 @@ class Examples:
     caption_ids: IntArray
     labels: IntArray
     groups: IntArray
+    photo_digests: list[bytes]
     left_out: list[LeftOut]
     notes: list[str]
     digest: str
@@ -190,6 +192,7 @@ def load_examples(
         caption_ids=_numbered([normalise_caption(caption) for caption in captions]),
         labels=labels,
         groups=near_duplicates(looks),
+        photo_digests=[look.digest for look in looks],
         left_out=left_out,
         notes=notes,
         digest=digest.hexdigest(),

@@ -184,7 +184,10 @@ def finetune(
         final = mixture(base_state, trained.weights, alpha)
         rows, _ = examples.captions_of(split.train)
         taught = [examples.captions[row] for row in rows] if alpha else []
-        save_model(towers, final, output, taught=taught)
+        # Photos that chose the mixture have had their say too: only the test photos have not.
+        shown = [*split.train, *split.validation] if alpha else []
+        digests = [examples.photo_digests[row] for row in shown]
+        save_model(towers, final, output, taught=taught, taught_photos=digests)
         # The figures are those of the file: with weights rounded as they lie in it.
         towers.load({n: v.to(towers.stored.get(n, v.dtype)).to(v.dtype) for n, v in final.items()})
 

@@ -25,6 +25,7 @@ from clipsearch.records import Float32Array, UInt8Array
 from clipsearch.train.loss import LOGIT_SCALE_FROM_SCRATCH
 from clipsearch.train.metrics import IntArray
 from clipsearch.train.projection import Trunks, cut_before_projections
+from clipsearch.train.taught import add_taught_photos
 
 if TYPE_CHECKING:
     import torch
@@ -386,7 +387,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def save_model(
-    towers: Towers, state: Mapping[str, Tensor], output: Path, *, taught: Iterable[str] = ()
+    towers: Towers,
+    state: Mapping[str, Tensor],
+    output: Path,
+    *,
+    taught: Iterable[str] = (),
+    taught_photos: Iterable[bytes] = (),
 ) -> None:
     """Write a model directory in open_clip's `local-dir:` form.
 
@@ -395,6 +401,7 @@ def save_model(
 
     Args:
         taught: captions whose words join the base's list of words that it met, if it has one.
+        taught_photos: digests that join the base's list of photos that it learned from.
     Raises:
         StorageError: the disk is full or refuses.
     """
@@ -407,10 +414,11 @@ def save_model(
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         if towers.folder is not None:
-            for file in towers.folder.iterdir():  # a tokenizer's own files, and the words
+            for file in towers.folder.iterdir():  # a tokenizer's own files, and the lists
                 if file.suffix in (".json", ".txt", ".model") and file.name not in _NOT_COPIED:
                     shutil.copyfile(file, output / file.name)
             add_words(output, taught)
+        add_taught_photos(output, taught_photos)
         replace_file(output / WEIGHTS_NAME, lambda path: save_file(tensors, path))
         (output / WEIGHTS_NAME).chmod(0o644)  # safetensors leaves it to its owner alone
         text = json.dumps(towers.config, indent=2) + "\n"
