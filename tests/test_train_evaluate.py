@@ -10,6 +10,7 @@ import torch
 from tiny_training import COLOURS, draw, tiny_model, tiny_pairs
 
 from clipsearch.errors import TrainingDataError
+from clipsearch.library import Library, training
 from clipsearch.models import LocalEncoder, import_open_clip, load_encoder
 from clipsearch.train import (
     Settings,
@@ -165,6 +166,23 @@ def test_the_linear_fit_reaches_the_optimum() -> None:
     shares /= shares.sum(axis=1, keepdims=True)
     gradient = inputs.T @ (shares - np.eye(3)[labels]) / 60 + 2 * decay * weights
     assert np.abs(gradient).max() < 1e-4
+
+
+def test_several_models_are_compared_in_one_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def load(name: str, *, precision: str, **more: object) -> LocalEncoder:
+        used.append(precision)
+        return load_encoder(name, precision=precision, cache_folder=tmp_path / "cache")
+
+    monkeypatch.setattr("clipsearch.models.load_encoder", load)
+    pairs, model = tiny_pairs(tmp_path / "pairs", 12), str(tiny_model(tmp_path))
+    with Library.open(tmp_path / "library") as library:
+        for models, precision in (([model], "auto"), ([model] * 2, "auto"), ([model] * 2, "bf16")):
+            training.evaluate(library, models=models, pairs=pairs, precision=precision)
+    assert used == ["auto", "fp32", "fp32", "bf16", "bf16"]
 
 
 def test_what_cannot_be_evaluated_says_why(encoder: LocalEncoder, tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ def evaluate(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="M", help="Default: the library's model. Repeatable."),
+        typer.Option(
+            metavar="M",
+            help="Default: the library's model. Repeatable: several are computed in fp32, if no "
+            "--precision says otherwise.",
+        ),
     ] = None,
     captions: Annotated[
         str,

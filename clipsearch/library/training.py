@@ -90,12 +90,18 @@ def evaluate(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[RetrievalFigures | ZeroShotFigures | ProbeFigures]:
-    """What was asked for, of each model in turn; no `models`: the one that the library uses."""
+    """What was asked for, of each model in turn; no `models`: the one that the library uses.
+
+    Several are all computed in fp32 where `precision` is `auto`, which would choose for each alone:
+    a difference between two of them is then never one of arithmetic.
+    """
     from clipsearch.models import load_encoder
     from clipsearch.train.evaluate import evaluate_probe, evaluate_retrieval, evaluate_zero_shot
 
     if captions not in ("all", "first"):
         raise UsageError(f"no such rule for captions: {captions!r}", hint="all or first")
+    if len(models) > 1 and precision == "auto":
+        precision = "fp32"
     figures: list[RetrievalFigures | ZeroShotFigures | ProbeFigures] = []
     wanted = any(source is not None for source in (pairs, classes, probe))
     for name in (models or [model_in_use(library)]) if wanted else ():
