@@ -305,8 +305,9 @@ def test_a_finished_or_unfinished_run_is_never_overwritten(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     run(pairs, tmp_path / "run", base, changed(epochs=1))
-    with pytest.raises(UsageError, match="finished run"):
+    with pytest.raises(UsageError, match="finished run") as caught:
         run(pairs, tmp_path / "run", base)
+    assert f"`clipsearch index --model {tmp_path / 'run'}`" in (caught.value.hint or "")
     (tmp_path / "run" / "training.json").unlink()
     with pytest.raises(UsageError, match="not finished"):
         run(pairs, tmp_path / "run", base)

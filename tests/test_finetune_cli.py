@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Cli, draw_photo
 from tiny_training import tiny_model, tiny_pairs
+
+from clipsearch.errors import LibraryLocked
+from clipsearch.library import Library, training
+from clipsearch.store.lock import writer_lock
 
 OPTIONS = ("--learning-rate", "3e-3", "--epochs", "6", "--batch-size", "24", "--anchor", "0")
 
@@ -64,6 +69,19 @@ def test_a_better_model_waits_for_the_photos_that_are_away(
     assert f"{base} still answers: 1 photos have no vector of" in done.stderr
     assert f"`clipsearch index --model {tmp_path / 'run'}`" in done.stderr
     assert f"97 photos can be searched with {base}" in done.stderr
+
+
+def test_a_locked_library_is_told_how_to_use_the_finished_run(
+    base: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    report = SimpleNamespace(output=base)
+    with Library.open(tmp_path / "library") as library:
+        library.index([photo_folder], model=str(base))
+        with writer_lock(library.folder), pytest.raises(LibraryLocked) as caught:
+            training.apply(library, report)
+    assert "another clipsearch" in str(caught.value)
+    assert f"`clipsearch index --model {base}`" in (caught.value.hint or "")
+    assert "--wait" not in (caught.value.hint or "")
 
 
 def test_captions_in_the_library_are_taken_from_what_is_not_excluded_and_there(

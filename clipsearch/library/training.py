@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.errors import NoLibrary, UsageError
+from clipsearch.errors import LibraryLocked, NoLibrary, UsageError
 from clipsearch.library import Library
 from clipsearch.library.reports import IndexReport, Progress
 
@@ -67,13 +67,22 @@ def apply(
 
     Raises:
         NoLibrary: there are no photos to embed yet.
+        LibraryLocked: another process is writing, and `wait` is not set.
     """
     if not _roots(library):
         raise NoLibrary(
             f"there is no library yet to put the model to work in (looked in {library.folder})",
             hint=f"make one with `clipsearch index ~/Pictures --model {report.output}`",
         )
-    return library.index(model=str(report.output.absolute()), wait=wait, progress=progress)
+    try:
+        return library.index(model=str(report.output.absolute()), wait=wait, progress=progress)
+    except LibraryLocked as error:
+        # The same command again would find a finished run, with `--wait` too.
+        raise LibraryLocked(
+            f"{error}; the run is finished, its model is in {report.output}",
+            hint="put it to work when the other has finished: "
+            f"`clipsearch index --model {report.output}`",
+        ) from error
 
 
 def evaluate(

@@ -317,7 +317,9 @@ def _load(pairs: Any, towers: Towers, strict: bool) -> Examples:
 def _check_output(output: Path, resume: bool) -> None:
     if (output / "training.json").exists():
         raise UsageError(
-            f"{output} holds a finished run", hint="choose another place with `--output`"
+            f"{output} holds a finished run",
+            hint=f"put its model to work with `clipsearch index --model {output}`, or choose "
+            "another place with `--output`",
         )
     if (output / "state" / LAST).exists() and not resume:
         raise UsageError(
