@@ -105,6 +105,17 @@ def test_captions_in_the_library_are_taken_from_what_is_not_excluded_and_there(
     assert json.loads(done.stdout)["drift"]["photos"] == 48
 
 
+def test_captions_are_not_missed_where_all_folders_are_away(
+    cli: Cli, base: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    cli("index", photo_folder, "--model", base)
+    photo_folder.rename(tmp_path / "gone")
+    done = cli("finetune", "--output", tmp_path / "run", check=1)
+    assert f"none of the library's folders can be read: {photo_folder}: it is not" in done.stderr
+    assert "hint: connect the disk" in done.stderr
+    assert "carries a caption" not in done.stderr
+
+
 def test_mistakes_get_one_clear_message(cli: Cli, base: Path, pairs: Path, tmp_path: Path) -> None:
     table = tmp_path / "wrong.csv"
     table.write_text("photo_name,words\na.jpg,something\n")

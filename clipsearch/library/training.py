@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.errors import LibraryLocked, NoLibrary, UsageError
+from clipsearch.errors import LibraryLocked, NoLibrary, PhotoFolderError, UsageError
 from clipsearch.library import Library
 from clipsearch.library.reports import IndexReport, Progress
 
@@ -38,10 +38,14 @@ def finetune(
         options: fields of `clipsearch.train.Settings`.
         warn: called with what is not as it should be, and what to do about it.
         more: `guard`, `photos_folder`, `from_scratch`, `resume`.
+    Raises:
+        PhotoFolderError: the library's own captions are wanted, and none of its folders is there.
     """
     from clipsearch.train import Settings
     from clipsearch.train import finetune as train
 
+    if pairs is None:
+        _refuse_if_all_are_away(library)
     return train(
         pairs,
         output=output,
@@ -155,6 +159,19 @@ def model_in_use(library: Library) -> str:
             if model.active:
                 return model.name
     return os.environ.get("CLIPSEARCH_MODEL") or "pocket"
+
+
+def _refuse_if_all_are_away(library: Library) -> None:
+    from clipsearch.library.indexing import why_unavailable
+
+    roots = _roots(library)
+    away = [(root.path, why) for root, known in roots if (why := why_unavailable(root.path, known))]
+    if roots and len(away) == len(roots):
+        raise PhotoFolderError(
+            "no pairs were named, and none of the library's folders can be read: "
+            + "; ".join(f"{path}: {why}" for path, why in away),
+            hint="connect the disk that they are on, or name PAIRS",
+        )
 
 
 def _photos(library: Library, warn: Callable[[str, str | None], None]) -> Iterator[Path]:
