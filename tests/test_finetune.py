@@ -138,6 +138,29 @@ def test_a_run_adds_the_words_it_taught_to_the_bases_list(
     assert unknown_words(nothing.output, "a purple ball") == ["purple"]
 
 
+def test_captions_that_cannot_be_read_are_warned_of(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = sorted(tiny_pairs(tmp_path / "mine", 12).parent.glob("*.png"))
+    for photo in photos:
+        photo.with_suffix(".txt").write_text(f"picture {photo.stem}")
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "000.txt":
+            raise PermissionError
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    warnings: list[str] = []
+    once = changed(epochs=1, validation=2, test=2)
+    report = run(None, tmp_path / "run", base, once, library_photos=photos,
+                 warn=lambda message, hint: warnings.append(message))  # fmt: skip
+    assert sum(report.photos.values()) == 11
+    (line,) = warnings
+    assert line.endswith(f"cannot be read, the first: {photos[0].with_suffix('.txt')}")
+
+
 def test_a_run_lists_the_photos_that_its_model_learned_from(base: Path, tmp_path: Path) -> None:
     mine = tiny_pairs(tmp_path / "mine", 24)
     first = run(mine, tmp_path / "first", base, changed(epochs=1, wise_ft=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import tarfile
@@ -23,6 +24,7 @@ from clipsearch.train.inputs import (
     split_photos,
 )
 from clipsearch.train.pairs import (
+    LeftOut,
     carried_pairs,
     expand_braces,
     normalise_caption,
@@ -94,6 +96,30 @@ def test_text_files_are_read_as_editors_write_them(folder: Path, encoding: str) 
     assert captions_by_photo(folder) == {"a.png": ["a café", "a bar"]}
     (photo,) = carried_pairs(sorted(folder.glob("*.png"))).photos
     assert photo.captions == ["a café", "a bar"]
+
+
+def test_a_text_file_that_cannot_be_read_costs_its_photo_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.txt").write_text("a red ball")
+    (folder / "b.txt").write_text("a blue box")
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "a.txt":  # rights do not stop the superuser, who may run this
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    lost = LeftOut(str(folder / "a.png"), "the .txt beside it cannot be read")
+    photos = [folder / "a.png", folder / "b.png"]
+    assert captions_by_photo(folder) == {"b.png": ["a blue box"]}
+    assert lost in read_pairs(folder).left_out
+    pairs = carried_pairs(photos)
+    assert [photo.captions for photo in pairs.photos] == [["a blue box"]]
+    assert pairs.left_out == [lost]
+    with pytest.raises(TrainingDataError, match=r"a\.png: the \.txt beside it cannot be read"):
+        carried_pairs(photos[:1])
 
 
 def test_photos_that_carry_their_caption(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def finetune(
         threads=threads,
         progress=progress,
         say=say,
+        warn=warn,
         **more,
     )
 

@@ -32,6 +32,7 @@ from clipsearch.errors import SkippedPhoto, TrainingDataError
 
 PHOTO_COLUMNS = ("filepath", "image", "path", "file", "photo")
 CAPTION_COLUMNS = ("caption", "title", "text", "captions")
+TEXT_UNREADABLE = "the .txt beside it cannot be read"
 _TAR_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 
 HOW_TO_MAKE_PAIRS = (
@@ -120,12 +121,16 @@ def carried_pairs(photos: Iterable[Path]) -> Pairs:
     Raises:
         TrainingDataError: not one photo there has a caption.
     """
-    # The library's photos without a caption are no surprise: nobody is told of each.
-    records = _from_photos(photos, [])
+    left_out: list[LeftOut] = []
+    records = _from_photos(photos, left_out)
     pairs = _collect("the captions that the library's photos carry", records, [])
+    # The library's photos without a caption are no surprise: nobody is told of each.
+    pairs.left_out += [item for item in left_out if item.reason == TEXT_UNREADABLE]
     if not pairs.photos:
+        why = "; {}: {}".format(*pairs.left_out[0]) if pairs.left_out else ""
         raise TrainingDataError(
-            "no pairs were named, and no photo of the library carries a caption (IPTC, XMP, EXIF)",
+            "no pairs were named, and no photo of the library carries a caption (IPTC, XMP, EXIF)"
+            + why,
             hint=HOW_TO_MAKE_PAIRS,
         )
     return pairs
@@ -327,10 +332,12 @@ def _from_photos(photos: Iterable[Path], left_out: list[LeftOut]) -> Iterator[Ca
     for path in photos:
         beside = path.with_suffix(".txt")
         try:
-            if beside.is_file():
-                captions = _plain_text(beside.read_bytes()).split("\n")
-            else:
-                captions = [embedded_caption(path) or ""]
+            said = _plain_text(beside.read_bytes()) if beside.is_file() else None
+        except OSError:
+            left_out.append(LeftOut(str(path), TEXT_UNREADABLE))
+            continue
+        try:
+            captions = [embedded_caption(path) or ""] if said is None else said.split("\n")
         except NotAPhoto:
             continue
         except SkippedPhoto as error:

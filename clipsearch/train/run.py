@@ -31,7 +31,7 @@ from clipsearch.train.inputs import (
 from clipsearch.train.loop import Feed, TrainingProgress, train
 from clipsearch.train.methods import prepare
 from clipsearch.train.metrics import IntArray, mean_recall, mean_reciprocal_rank
-from clipsearch.train.pairs import carried_pairs, read_pairs
+from clipsearch.train.pairs import TEXT_UNREADABLE, carried_pairs, read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS
 from clipsearch.train.report import (
     Comparison,
@@ -77,6 +77,7 @@ def finetune(
     threads: int | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
     say: Callable[[str], None] | None = None,
+    warn: Callable[[str, str | None], None] | None = None,
 ) -> TrainingReport | None:
     """Train a model on photo-caption pairs, and report whether it became better, and at what cost.
 
@@ -92,6 +93,7 @@ def finetune(
         from_scratch: an architecture or a JSON file of one, to train without a base model.
         resume: go on with the run in `output`.
         progress: called after each step. say: called with lines of talk.
+        warn: called with what is not as it should be, and what to do about it.
     Returns:
         The report; None in all processes but the first, under torchrun.
     Raises:
@@ -131,6 +133,13 @@ def finetune(
         examples = _load(described, towers, settings.strict)
         if leader:
             say(examples.summary())
+            unread = [item.what for item in described.left_out if item.reason == TEXT_UNREADABLE]
+            if unread and warn:
+                warn(
+                    f"the captions of {len(unread):,} photos cannot be read, the first: "
+                    f"{Path(unread[0]).with_suffix('.txt')}",
+                    "make these files readable to you and begin again",
+                )
         if settings.flip:
             refuse_flips_of_sides(examples)
         split = split_photos(
