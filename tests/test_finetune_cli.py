@@ -105,6 +105,24 @@ def test_captions_in_the_library_are_taken_from_what_is_not_excluded_and_there(
     assert json.loads(done.stdout)["drift"]["photos"] == 48
 
 
+def test_figures_in_a_pipe_say_what_they_are(
+    cli: Cli, base: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    pairs = tiny_pairs(tmp_path / "few", 24)
+    output = tmp_path / "run"
+    for words, heading in (
+        (("finetune", pairs, "--model", base, "--epochs", "1", "--output", output),
+         "figure\tbase\ttuned\tchange"),
+        (("evaluate", pairs, "--model", base, "--model", output), f"figure\t{base}\t{output}"),
+        (("models",), "name\tmodel\tsize\tlicence\tR@1 Flickr30k / COCO\there"),
+    ):  # fmt: skip
+        lines = cli(*words).stdout.splitlines()
+        assert lines[0] == heading
+        assert len({line.count("\t") for line in lines}) == 1
+    cli("index", photo_folder)
+    assert len(cli("query", "a ball", "-k", "3").stdout.splitlines()) == 3
+
+
 def test_captions_are_not_missed_where_all_folders_are_away(
     cli: Cli, base: Path, photo_folder: Path, tmp_path: Path
 ) -> None:

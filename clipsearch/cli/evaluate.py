@@ -122,7 +122,8 @@ def evaluate(
             for kind, value in (recall or {}).items()
         ]
     if rows:
-        table(_side_by_side(rows), headings=("", *dict.fromkeys(name for name, _, _ in rows)))
+        names = dict.fromkeys(name for name, _, _ in rows)
+        table(_side_by_side(rows), headings=("figure", *names), always_headed=True)
     for basis in dict.fromkeys(item.basis() for item in figures):
         note(basis)
 

@@ -197,7 +197,8 @@ def finetune(
         if format is Format.json:
             write_json(report.as_dict())
         else:
-            table(report.rows(), headings=("", "base", "tuned", "change"))
+            headings = ("figure", "base", "tuned", "change")
+            table(report.rows(), headings=headings, always_headed=True)
         for line in report.notes():
             note(line)
         if not report.promoted:

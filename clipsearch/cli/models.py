@@ -47,6 +47,7 @@ def list_models(
             for entry in entries
         ],
         headings=("name", "model", "size", "licence", "R@1 Flickr30k / COCO", "here"),
+        always_headed=True,
     )
 
 

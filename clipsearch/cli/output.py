@@ -64,9 +64,18 @@ def write_json(value: Any) -> None:
     write(json.dumps(value, indent=2) + "\n")
 
 
-def table(rows: Iterable[Sequence[str]], *, headings: Sequence[str]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
+def table(
+    rows: Iterable[Sequence[str]], *, headings: Sequence[str], always_headed: bool = False
+) -> None:
+    """A table on a terminal, tab-separated lines in a pipe.
+
+    Args:
+        always_headed: the headings are the first line in a pipe too, where figures say nothing
+            without them; lists of photos go to programs that want photos alone.
+    """
     if not sys.stdout.isatty():
+        if always_headed:
+            write("\t".join(headings) + "\n")
         write("".join("\t".join(row) + "\n" for row in rows))
         return
     from rich.console import Console
