@@ -62,6 +62,32 @@ def test_a_mistake_is_one_message_and_its_exit_status(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "index",
+        "index --model",
+        "remove",
+        "query sea --in",
+        "query sea --camera",
+        "query --image",
+        "query --from",
+        "finetune",
+        "finetune pairs.csv --output",
+        "evaluate",
+        "models export pocket",
+        "status --library",
+    ],
+)
+def test_an_empty_name_is_not_taken_for_the_folder_one_stands_in(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    assert run([*line.split(), ""]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "it is empty" in err
+
+
 def test_without_a_library_the_message_says_how_to_make_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipsearch.cli import care, evaluate, finetune, index, models, query
+from clipsearch.cli import care, evaluate, finetune, given, index, models, query
 from clipsearch.cli.output import error_line
 from clipsearch.cli.settings import hoist, settings
 
@@ -54,6 +54,7 @@ def global_options(
         Path | None,
         typer.Option(
             metavar="DIR",
+            parser=given.path,
             help="Where the library is kept. Else CLIPSEARCH_LIBRARY, else the platform's "
             "folder for user data.",
         ),

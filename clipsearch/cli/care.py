@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipsearch.cli import given
 from clipsearch.cli.output import count, note, stamp, table, write, write_json
 from clipsearch.cli.settings import settings
 
@@ -101,7 +102,10 @@ def check(
 def remove(
     paths: Annotated[
         list[Path],
-        typer.Argument(readable=False, help="Folders or files to forget; they stay on the disk."),
+        typer.Argument(
+            parser=given.path,
+            help="Folders or files to forget; they stay on the disk.",
+        ),
     ],
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another is writing.")] = False,
 ) -> None:

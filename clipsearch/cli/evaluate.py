@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipsearch.cli import given
 from clipsearch.cli.finetune import Format
 from clipsearch.cli.output import note, table, warning, write_json
 from clipsearch.cli.settings import settings
@@ -30,12 +31,15 @@ Examples:
 def evaluate(
     pairs: Annotated[
         str | None,
-        typer.Argument(metavar="PAIRS", help="Photo-caption pairs to find each other."),
+        typer.Argument(
+            metavar="PAIRS", parser=given.name, help="Photo-caption pairs to find each other."
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
             metavar="M",
+            parser=given.name,
             help="Default: the library's model. Repeatable: several are computed in fp32, if no "
             "--precision says otherwise.",
         ),
@@ -47,18 +51,27 @@ def evaluate(
         ),
     ] = "all",
     photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What paths in PAIRS are relative to.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=given.path, help="What paths in PAIRS are relative to."),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="LABELLED", help="Name photos by words: class folders, or a CSV."),
+        typer.Option(
+            metavar="LABELLED",
+            parser=given.name,
+            help="Name photos by words: class folders, or a CSV.",
+        ),
     ] = None,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="With --classes: a line for each class.")
     ] = False,
     probe: Annotated[
         str | None,
-        typer.Option(metavar="LABELLED", help="Linear and few-shot probes on image vectors."),
+        typer.Option(
+            metavar="LABELLED",
+            parser=given.name,
+            help="Linear and few-shot probes on image vectors.",
+        ),
     ] = None,
     index: Annotated[
         bool, typer.Option("--index", help="Recall of the library's index against exact search.")

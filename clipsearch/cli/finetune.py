@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipsearch.cli import given
 from clipsearch.cli.index import show_report
 from clipsearch.cli.output import duration, note, progress_display, table, warning, write_json
 from clipsearch.cli.settings import settings
@@ -44,25 +45,38 @@ def finetune(
         str | None,
         typer.Argument(
             metavar="PAIRS",
+            parser=given.name,
             help="CSV or TSV (filepath,caption), JSON lines, COCO captions JSON, a folder with "
             ".txt files, WebDataset tars. None: what the library's photos say of themselves.",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="M", help="The base model. Default: the library's, else pocket."),
+        typer.Option(
+            metavar="M",
+            parser=given.name,
+            help="The base model. Default: the library's, else pocket.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The run's folder. Default: runs/ and PAIRS' name."),
+        typer.Option(
+            metavar="DIR",
+            parser=given.path,
+            help="The run's folder. Default: runs/ and PAIRS' name.",
+        ),
     ] = None,
     guard: Annotated[
         str | None,
-        typer.Option(metavar="PAIRS", help="General pairs of which little may be forgotten."),
+        typer.Option(
+            metavar="PAIRS",
+            parser=given.name,
+            help="General pairs of which little may be forgotten.",
+        ),
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="What paths in PAIRS are relative to."),
+        typer.Option(metavar="DIR", parser=given.path, help="What paths in PAIRS are relative to."),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="If it is better, embed the library with it.")
@@ -89,7 +103,11 @@ def finetune(
     lora_alpha: Annotated[float, typer.Option(metavar="A", help="Their scale is A / R.")] = 8.0,
     from_scratch: Annotated[
         str | None,
-        typer.Option(metavar="ARCH|FILE", help="Train an open_clip architecture without a base."),
+        typer.Option(
+            metavar="ARCH|FILE",
+            parser=given.name,
+            help="Train an open_clip architecture without a base.",
+        ),
     ] = None,
     loss: Annotated[
         str, typer.Option(metavar="auto|infonce|siglip", help="Default: the base model's own.")

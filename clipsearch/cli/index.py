@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli import given
 from clipsearch.cli.output import count, detail, duration, note, progress_display, warning
 from clipsearch.cli.settings import settings
 
@@ -30,13 +31,14 @@ def index(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PATH]...", readable=False, help="Folders; none: all folders known already."
+            metavar="[PATH]...", parser=given.path, help="Folders; none: all folders known already."
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             metavar="M",
+            parser=given.name,
             help="A preset, ARCH/TAG, hf-hub:OWNER/NAME or a directory (`clipsearch models`). "
             "Default: the library's model.",
         ),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipsearch.cli import given
 from clipsearch.cli.output import note, table, write_json
 
 app = typer.Typer(
@@ -53,7 +54,10 @@ def list_models(
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="A preset, ARCH/TAG or hf-hub:OWNER/NAME.")],
+    name: Annotated[
+        str,
+        typer.Argument(parser=given.name, help="A preset, ARCH/TAG or hf-hub:OWNER/NAME."),
+    ],
 ) -> None:
     """Fetch a model over the network; the only command that reaches out unasked for."""
     from clipsearch.library import shelf
@@ -63,7 +67,10 @@ def pull(
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="An open_clip model directory.")],
+    path: Annotated[
+        Path,
+        typer.Argument(parser=given.path, help="An open_clip model directory."),
+    ],
     name: Annotated[str, typer.Option("--name", help="What to call it from now on.")],
 ) -> None:
     """Take in a model directory brought from another machine."""
@@ -74,8 +81,11 @@ def import_(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="A model that is on this machine.")],
-    path: Annotated[Path, typer.Argument(help="A directory to make.")],
+    name: Annotated[
+        str,
+        typer.Argument(parser=given.name, help="A model that is on this machine."),
+    ],
+    path: Annotated[Path, typer.Argument(parser=given.path, help="A directory to make.")],
 ) -> None:
     """Write a model as an open_clip directory, for another machine or program."""
     from clipsearch.library import shelf
@@ -85,7 +95,10 @@ def export(
 
 @app.command()
 def remove(
-    name: Annotated[str, typer.Argument(help="A model that was pulled or imported.")],
+    name: Annotated[
+        str,
+        typer.Argument(parser=given.name, help="A model that was pulled or imported."),
+    ],
 ) -> None:
     """Delete a pulled or imported model from this machine."""
     from clipsearch.library import shelf

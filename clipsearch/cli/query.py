@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipsearch.cli import given
 from clipsearch.cli.hits import Format, show
 from clipsearch.errors import UsageError
 
@@ -36,7 +37,7 @@ def query(
         typer.Option(
             "--image",
             metavar="FILE",
-            readable=False,
+            parser=given.path,
             help="Look for photos like this one. Repeatable.",
         ),
     ] = None,
@@ -51,7 +52,12 @@ def query(
     k: Annotated[int, typer.Option("-k", metavar="N", help="How many hits.")] = 10,
     folder: Annotated[
         list[str] | None,
-        typer.Option("--in", metavar="FOLDER", help="Only photos under this folder. Repeatable."),
+        typer.Option(
+            "--in",
+            metavar="FOLDER",
+            parser=given.name,
+            help="Only photos under this folder. Repeatable.",
+        ),
     ] = None,
     after: Annotated[
         str | None,
@@ -61,7 +67,10 @@ def query(
         str | None, typer.Option(metavar="DATE", help="Taken before the start of then.")
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Only from cameras whose name has this.")
+        str | None,
+        typer.Option(
+            metavar="TEXT", parser=given.name, help="Only from cameras whose name has this."
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare with every vector; use no index.")
@@ -74,6 +83,7 @@ def query(
         typer.Option(
             "--from",
             metavar="FILE",
+            parser=given.path,
             help="Many queries at once: one a line of this text file; - reads standard input.",
         ),
     ] = None,
