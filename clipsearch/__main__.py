@@ -4,16 +4,17 @@ from __future__ import annotations
 
 
 def main() -> None:
-    import contextlib
     import os
     import sys
 
     from clipsearch.cli.run import run
 
     status = run()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-            stream.flush()
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):  # nobody listens any more; nor shall Python try again
+            setattr(sys, name, None)
     # By now all is written and closed. To take hundreds of modules apart and free their memory
     # piece by piece would only keep the user waiting: a sixth of a small run of `index`. Workers
     # that torch started must hear of the end, though.

@@ -285,6 +285,37 @@ def test_a_closed_pipe_is_a_quiet_success(photo_folder: Path, cli: Cli) -> None:
     assert result.returncode == 0
 
 
+def test_output_that_cannot_be_written_is_said_so(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    assert run(["index", str(photo_folder), "-q"]) == 0
+    lines = ["query sea >&-", "query sea --format json >&-"]
+    if Path("/dev/full").exists():
+        lines += ["query sea >/dev/full", "status >/dev/full", "--help >/dev/full"]
+    for line in lines:
+        result = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m clipsearch {line}"], capture_output=True, text=True
+        )
+        assert result.stderr.startswith("error: the output could not be written"), line
+        assert "Traceback" not in result.stderr
+        assert result.returncode == 1, line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are another thing there")
+def test_a_library_that_nobody_may_look_for_is_said_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: object, **__: object) -> None:  # root may look everywhere
+        raise PermissionError(13, "Permission denied")
+
+    place = tmp_path / "closed" / "library"
+    monkeypatch.setattr(Path, "exists", refused)
+    assert run(["query", "sea", "--library", str(place)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: cannot look for a library in {place} (permission denied)\n")
+
+
 def test_an_interruption_ends_with_130(
     photo_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from clipsearch.cli.settings import settings
+from clipsearch.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,28 @@ def _to_stderr(message: str, hint: str | None = None) -> None:
 
 
 def write(text: str) -> None:
-    """Data to stdout; undecodable bytes of paths come out as they are on disk."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    """Data to stdout; undecodable bytes of paths come out as they are on disk.
+
+    Raises:
+        BrokenPipeError: whoever read it has seen enough.
+        StorageError: stdout takes nothing.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritten(error) from error
+
+
+def unwritten(error: OSError) -> StorageError:
+    """What to say when stdout takes nothing."""
+    return StorageError(
+        f"the output could not be written ({(error.strerror or str(error)).lower()})",
+        hint="see where it goes: its disk may be full, or it may be closed",
+    )
 
 
 def write_json(value: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from clipsearch.cli.output import error_line
+from clipsearch.cli.output import error_line, unwritten
 from clipsearch.cli.settings import settings
 from clipsearch.errors import ClipsearchError
 
@@ -18,6 +18,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; None for those it was started with.
     """
     settings.reset()
+    _open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(words)
@@ -35,6 +36,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if settings.debug:
             raise
+        if known := _made_plain(error):
+            error_line(str(known), known.hint)
+            return known.exit_code
         error_line(
             f"clipsearch met something it did not expect: {type(error).__name__}: {error}",
             "run it again with --debug to see where, and please report that",
@@ -58,3 +62,26 @@ def _after_closed_pipe() -> int:
     # Python flushes stdout once more at exit; that must not fail on the closed pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _made_plain(error: Exception) -> ClipsearchError | None:
+    """What an unexpected error means after all: that stdout did not take what Typer wrote."""
+    try:
+        sys.stdout.flush()  # what was not taken is still in its buffer
+    except OSError:
+        return unwritten(error) if isinstance(error, OSError) else None
+    return None
+
+
+def _open_closed_streams() -> None:
+    """Give a stream that the shell closed (`>&-`) a file, or the next one opened takes its number.
+
+    Nothing can be read from it, and for stdout nothing written: output must not vanish unsaid.
+    """
+    for name, flags, mode in (
+        ("stdin", os.O_RDONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    ):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))

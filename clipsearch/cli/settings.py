@@ -35,18 +35,20 @@ class Settings:
 
         Raises:
             NoLibrary: there is none yet and `create` is false.
+            StorageError: nobody may look there, and `create` is false.
         """
         from clipsearch.library import Library, default_folder
 
         folder = (self.library or default_folder()).expanduser()
-        if not create and not (folder / "catalog.sqlite").exists():
+        library = Library.open(
+            folder, device=self.device, precision=self.precision, threads=self.threads
+        )
+        if not create and not library.exists():
             raise NoLibrary(
                 f"there is no library yet (looked in {folder})",
                 hint="make one with `clipsearch index ~/Pictures`",
             )
-        return Library.open(
-            folder, device=self.device, precision=self.precision, threads=self.threads
-        )
+        return library
 
 
 settings = Settings()

@@ -112,6 +112,21 @@ class Library:
         """Let go of the models; the library itself holds nothing open between calls."""
         self._encoders.clear()
 
+    def exists(self) -> bool:
+        """Whether there is a library in the folder.
+
+        Raises:
+            StorageError: nobody may look there.
+        """
+        try:
+            return (self.folder / "catalog.sqlite").exists()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise StorageError(
+                f"cannot look for a library in {self.folder} ({reason})",
+                hint="choose another folder with `--library DIR`, or see who may read there",
+            ) from error
+
     # ------------------------------------------------------------------------------- indexing
 
     def index(

@@ -155,7 +155,7 @@ def index_recall(library: Library) -> dict[str, float] | None:
 
 def model_in_use(library: Library) -> str:
     """The library's active model; for a library yet to come CLIPSEARCH_MODEL, else pocket."""
-    if (library.folder / "catalog.sqlite").exists():
+    if library.exists():
         for model in library.status().models:
             if model.active:
                 return model.name
@@ -195,7 +195,7 @@ def _roots(library: Library) -> list[tuple[Root, int]]:
     """The library's roots, and how many files are known below each; none of one yet to come."""
     from clipsearch.store.reader import Reader
 
-    if not (library.folder / "catalog.sqlite").exists():
+    if not library.exists():
         return []
     with Reader.open(library.folder) as reader:
         return [(root, reader.count_files(root.id)) for root in reader.roots()]
