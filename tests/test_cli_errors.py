@@ -324,6 +324,44 @@ def test_an_interruption_ends_with_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    assert run(["index", str(photo_folder), "-q"]) == 0
     monkeypatch.setattr(Library, "index", interrupted)
-    assert run(["index", str(photo_folder)]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    for line in (["index"], ["index", "--watch"]):
+        assert run(line) == 130
+        err = capsys.readouterr().err
+        assert "error: interrupted" in err
+        assert "the same command goes on there" in err
+    monkeypatch.setattr(Library, "check", interrupted)
+    assert run(["check"]) == 130
+    assert "hint" not in capsys.readouterr().err
+
+
+def test_an_interruption_ends_a_watch_quietly(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipsearch.library import Library
+
+    def interrupted(_: Library) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Library, "wait_for_changes", interrupted)
+    assert run(["index", str(photo_folder), "--watch"]) == 0
+    assert "interrupted" not in capsys.readouterr().err
+
+
+def test_an_interrupted_tuning_says_how_to_resume_if_it_can(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from clipsearch.library import training
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "finetune", interrupted)
+    line = ["finetune", "pairs.csv", "--output", str(tmp_path)]
+    assert run(line) == 130
+    assert "hint" not in capsys.readouterr().err
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "last.safetensors").touch()
+    assert run(line) == 130
+    assert "`--resume`" in capsys.readouterr().err

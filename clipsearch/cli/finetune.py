@@ -192,12 +192,13 @@ def finetune(
         "validation": validation, "test": test, "wise_ft": wise_ft, "guard_points": guard_points,
         "strict": strict, "seed": seed,
     }  # fmt: skip
+    output = output or _default_output(pairs)
     with settings.open_library(create=True) as library:
-        with _training_display() as show:
+        with _training_display() as show, _resumable(output):
             report = training.finetune(
                 library,
                 pairs,
-                output=output or _default_output(pairs),
+                output=output,
                 model=model,
                 options=options,
                 device=settings.device,
@@ -222,6 +223,9 @@ def finetune(
         if not report.promoted:
             note(f"the base model stays in use; {report.output} keeps the figures of this run")
         elif apply:
+            settings.after_interruption = (
+                f"the tuned model is kept; `clipsearch index --model {report.output}` goes on there"
+            )
             with progress_display() as show_index:
                 indexed = training.apply(library, report, wait=wait, progress=show_index)
             show_report(library, indexed)
@@ -233,6 +237,19 @@ def finetune(
 
 def _default_output(pairs: str | None) -> Path:
     return Path("runs") / (Path(pairs).name.split(".")[0] if pairs else "library")
+
+
+@contextmanager
+def _resumable(output: Path) -> Iterator[None]:
+    """If this is broken off, say how to go on: as soon as there is a state to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from clipsearch.train.states import LAST
+
+        if (output / "state" / LAST).exists():
+            settings.after_interruption = "the same command goes on there with `--resume`"
+        raise
 
 
 @contextmanager

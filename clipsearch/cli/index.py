@@ -26,6 +26,9 @@ Examples:
   clipsearch index --watch                go on until interrupted
 """
 
+# What to say when a run is broken off.
+GOES_ON = "what was done so far is kept; the same command goes on there"
+
 
 def index(
     paths: Annotated[
@@ -66,24 +69,31 @@ def index(
     ] = False,
 ) -> None:
     """Bring the library up to date with folders of photos, and remember the folders."""
+    settings.after_interruption = GOES_ON
+    looked = False
     with settings.open_library(create=True) as library:
-        while True:
-            with progress_display() as show:
-                report = library.index(
-                    paths or (),
-                    model=model,
-                    exclude=exclude,
-                    follow_links=follow_links,
-                    max_megapixels=max_megapixels,
-                    wait=wait or watch,
-                    progress=show,
-                )
-            if not watch or report.changed_anything:
-                show_report(library, report)
-            if not watch:
-                return
-            paths, exclude, follow_links = None, None, None
-            library.wait_for_changes()
+        try:
+            while True:
+                with progress_display() as show:
+                    report = library.index(
+                        paths or (),
+                        model=model,
+                        exclude=exclude,
+                        follow_links=follow_links,
+                        max_megapixels=max_megapixels,
+                        wait=wait or watch,
+                        progress=show,
+                    )
+                if not watch or report.changed_anything:
+                    show_report(library, report)
+                if not watch:
+                    return
+                looked = True
+                paths, exclude, follow_links = None, None, None
+                library.wait_for_changes()
+        except KeyboardInterrupt:
+            if not looked:  # else this is how --watch ends, and no error
+                raise
 
 
 def show_report(library: Library, report: IndexReport) -> None:

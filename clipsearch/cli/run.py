@@ -26,7 +26,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _after_closed_pipe()
     except KeyboardInterrupt:
-        error_line("interrupted", "what was done so far is kept; the same command goes on there")
+        error_line("interrupted", settings.after_interruption)
         return 130
     except ClipsearchError as error:
         if settings.debug:

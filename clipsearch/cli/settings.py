@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Settings:
-    """The global options of this run."""
+    """The global options of this run.
+
+    Attributes:
+        after_interruption: no option: how to go on if the user breaks off what runs now.
+    """
 
     library: Path | None = None
     device: str = "auto"
@@ -24,6 +28,7 @@ class Settings:
     verbose: bool = False
     quiet: bool = False
     debug: bool = False
+    after_interruption: str | None = None
 
     def reset(self) -> None:
         """Back to the defaults, for the next command line in the same process."""
