@@ -398,6 +398,8 @@ def test_wishes_that_cannot_be_met(base: Path, pairs: Path, tmp_path: Path) -> N
         changed(batch_size=1)
     with pytest.raises(UsageError, match="no such method"):
         changed(method="magic")
+    with pytest.raises(UsageError, match="no such direction"):
+        changed(direction="sideways")
     with pytest.raises(ModelError, match="normalises over the batch"):
         finetune(pairs, output=tmp_path / "c", from_scratch="RN50", settings=FAST, device="cpu")
     with pytest.raises(ModelError, match="no architecture"):

@@ -81,7 +81,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("method", Method), ("loss", Loss), ("precision", Precision)):
+        for name, kind in (
+            ("method", Method),
+            ("loss", Loss),
+            ("direction", Direction),
+            ("precision", Precision),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(
                     f"no such {name}: {getattr(self, name)!r}",
