@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import Cli, draw_photo
 
+from clipsearch.cli.index import show_report
+from clipsearch.library import IndexReport, Library
+
 
 @pytest.fixture
 def odd_photo(tmp_path: Path) -> Path:
@@ -247,3 +250,33 @@ def test_watching_picks_up_new_photos_until_interrupted(
         finally:
             watcher.kill()
     assert len(cli("query", "anything", "-k", 50).stdout.splitlines()) == 13
+
+
+def test_the_report_of_index_adds_up_and_puts_first_what_can_be_mended(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    reasons = ["empty", "empty", "cut short", "cut short", "odd", "strange", "weird", "no extra"]
+    report = IndexReport(
+        model="tiny",
+        added=9,
+        copied=1,
+        touched=2,
+        embedded=9,
+        encoding_seconds=1.0,
+        skipped=[(f"{number}.jpg", reason) for number, reason in enumerate(reasons)],
+        mendable={"no extra"},
+    )
+    library = Library.open(tmp_path)
+    show_report(library, report)
+    err = capsys.readouterr().err
+    assert (
+        "skipped 8 files: 1 no extra; 2 empty; 2 cut short; 1 odd; and 2 for other reasons" in err
+    )
+    assert "9 added, 1 copy, 2 re-dated or re-tagged in" in err
+    assert "photos/s" not in err
+    report.embedded, report.copied, report.photos = 10, 2, 10
+    show_report(library, report)
+    err = capsys.readouterr().err
+    assert "2 copies" in err
+    assert "10 photos/s" in err
+    assert "(about 1 minute here)" in library.stronger_model_hint(report)

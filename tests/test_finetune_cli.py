@@ -66,7 +66,7 @@ def test_a_better_model_waits_for_the_photos_that_are_away(
     done = cli("finetune", pairs, *OPTIONS, *method, "--apply")
     assert "is searched with" not in done.stderr
     assert f"{away}: it is not there now; its photos are kept" in done.stderr
-    assert f"{base} still answers: 1 photos have no vector of" in done.stderr
+    assert f"{base} still answers: 1 photo has no vector of" in done.stderr
     assert f"`clipsearch index --model {tmp_path / 'run'}`" in done.stderr
     assert f"97 photos can be searched with {base}" in done.stderr
 

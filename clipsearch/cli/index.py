@@ -26,6 +26,10 @@ Examples:
   clipsearch index --watch                go on until interrupted
 """
 
+# Fewer embedded photos are not worth a rate, and so many reasons fit into one line.
+RATE_FROM_PHOTOS = 10
+REASONS_SHOWN = 4
+
 # What to say when a run is broken off.
 GOES_ON = "what was done so far is kept; the same command goes on there"
 
@@ -110,26 +114,33 @@ def show_report(library: Library, report: IndexReport) -> None:
         f"{number:,} {word}"
         for number, word in (
             (report.added, "added"),
-            (report.copied, "copies"),
+            (report.copied, "copy" if report.copied == 1 else "copies"),
             (report.moved, "moved"),
             (report.changed, "changed"),
-            (report.touched, "retouched outside the picture"),
+            (report.touched, "re-dated or re-tagged"),
             (report.removed, "removed"),
             (report.re_embedded, "re-embedded"),
             (report.unchanged, "unchanged"),
         )
         if number
     ]
-    speed = f", {report.photos_per_second:,.0f} photos/s" if report.embedded else ""
+    # Of a few photos it would tell how long the model takes to load.
+    timed = report.embedded >= RATE_FROM_PHOTOS
+    speed = f", {report.photos_per_second:,.0f} photos/s" if timed else ""
     note(f"{', '.join(parts) or 'no photos found'} in {duration(report.seconds)}{speed}")
     if report.skipped:
-        reasons = "; ".join(
-            f"{number:,} {reason}" for reason, number in report.skipped_by_reason.most_common(4)
-        )
         warning(
-            f"skipped {count(len(report.skipped), 'file')}: {reasons}",
+            f"skipped {count(len(report.skipped), 'file')}: {_reasons(report)}",
             "`clipsearch problems` lists them",
         )
     note(f"{count(report.photos, 'photo')} can be searched with {report.model}")
     if report.model == "pocket" and report.embedded and sys.stderr.isatty():
         note(library.stronger_model_hint(report))
+
+
+def _reasons(report: IndexReport) -> str:
+    """How many files were skipped for which reason; the numbers add up."""
+    reasons = report.skipped_by_reason
+    parts = [f"{number:,} {reason}" for reason, number in reasons[:REASONS_SHOWN]]
+    others = sum(number for _, number in reasons[REASONS_SHOWN:])
+    return "; ".join(parts) + (f"; and {others:,} for other reasons" if others else "")

@@ -252,8 +252,8 @@ class Library:
         if missing and not replaced:
             report.warnings.append(
                 (
-                    f"{active.name} still answers: {missing:,} photos have no vector of "
-                    f"{target.name} yet, as their files cannot be read now",
+                    f"{active.name} still answers: {_photos(missing)} no vector of {target.name} "
+                    "yet, as the files cannot be read now",
                     f"connect their disks and run `clipsearch index --model {target.name}`, or "
                     "drop them with `clipsearch remove`",
                 )
@@ -263,8 +263,8 @@ class Library:
         if missing:
             report.warnings.append(
                 (
-                    f"{missing:,} photos cannot be found until the new {target.name} has embedded "
-                    "them: their files cannot be read now",
+                    f"{_photos(missing)} no vector of the new {target.name} yet and cannot be "
+                    "found, as the files cannot be read now",
                     "connect their disks and run `clipsearch index` again",
                 )
             )
@@ -295,10 +295,11 @@ class Library:
         megabytes, slower = cost_of("default")
         if not report.photos_per_second:
             return ""
-        minutes = report.photos * slower / report.photos_per_second / 60
+        minutes = max(1, round(report.photos * slower / report.photos_per_second / 60))
         return (
             f"a stronger model: `clipsearch models pull default` ({megabytes} MB), then "
-            f"`clipsearch index --model default` (about {max(1, round(minutes)):,} minutes here)"
+            f"`clipsearch index --model default` (about {minutes:,} "
+            f"{'minute' if minutes == 1 else 'minutes'} here)"
         )
 
     def wait_for_changes(self) -> None:
@@ -526,6 +527,10 @@ class Library:
             catalog.compact()
             self._refresh_index()
         return before, _bytes_below(self.folder)
+
+
+def _photos(number: int) -> str:
+    return "1 photo has" if number == 1 else f"{number:,} photos have"
 
 
 def _bytes_below(folder: Path) -> int:

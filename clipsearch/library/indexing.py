@@ -380,6 +380,8 @@ class IndexRun:
                 problems.append(Problem(job.root_id, file, problem.reason, is_photo))
                 if is_photo:
                     self.report.skipped.append((job.path, problem.reason))
+                    if problem.retry:
+                        self.report.mendable.add(problem.reason)
         self.report.embedded += sum(reading.vector is not None for reading in readings)
         return self._catalog.commit_batch(self._model.id, scan_id, entries, problems)
 

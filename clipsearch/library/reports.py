@@ -36,6 +36,8 @@ class IndexReport:
         embedded: photos that went through the image tower, in all.
         re_embedded: of them, photos known before, embedded because the model is another one.
         skipped: (path, reason) of files that are or should be photos and cannot be read.
+        mendable: of the reasons in `skipped`, those that may go though the file stays as it is: a
+            missing extra, a limit, a right.
         not_photos: files that turned out to be no pictures at all.
         unavailable: (root, reason) of folders that are not there; nothing of them is lost.
         unreadable_folders: (folder, reason) inside a root.
@@ -57,6 +59,7 @@ class IndexReport:
     seconds: float = 0.0
     encoding_seconds: float = 0.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    mendable: set[str] = field(default_factory=set)
     unavailable: list[tuple[str, str]] = field(default_factory=list)
     unreadable_folders: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str | None]] = field(default_factory=list)
@@ -66,8 +69,10 @@ class IndexReport:
         return self.embedded / self.encoding_seconds if self.encoding_seconds else 0.0
 
     @property
-    def skipped_by_reason(self) -> Counter[str]:
-        return Counter(reason for _, reason in self.skipped)
+    def skipped_by_reason(self) -> list[tuple[str, int]]:
+        """(reason, files): those that something can be done about first, then the frequent ones."""
+        reasons = Counter(reason for _, reason in self.skipped).most_common()
+        return sorted(reasons, key=lambda reason: reason[0] not in self.mendable)
 
     @property
     def changed_anything(self) -> bool:
