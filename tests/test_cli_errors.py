@@ -136,6 +136,29 @@ def test_bad_files_are_named_with_their_reasons_and_cost_nothing_else(
     assert "cut short" in reasons["short.jpg"]
 
 
+def test_a_query_that_is_a_file_is_doubted_and_answered(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["index", str(photo_folder), "-q"]) == 0
+    photo = str(photo_folder / "photo00.jpg")
+    assert run(["query", photo]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 10
+    assert f"warning: {photo} is a file" in err
+    assert "hint: did you mean --image?" in err
+    assert run(["query", "sea. " + 300 * "long "]) == 0
+    assert "is a file" not in capsys.readouterr().err
+
+
+def test_a_query_image_that_is_too_large_is_refused_with_a_hint_that_helps(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["index", str(photo_folder), "-q"]) == 0
+    png_of_size(photo_folder / "huge.png", 65_000, 65_000)
+    assert run(["query", "--image", str(photo_folder / "huge.png")]) == 1
+    assert "`clipsearch index --max-megapixels N`" in capsys.readouterr().err
+
+
 def test_a_library_of_a_newer_version_is_left_alone(
     cli: Cli, photo_folder: Path, tmp_path: Path
 ) -> None:

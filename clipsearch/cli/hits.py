@@ -44,6 +44,11 @@ def show(
     nul: bool = False,
 ) -> None:
     """Ask the library and print what it finds; `query --help` says what each part means."""
+    for words in dict.fromkeys((" ".join(text), *text)):
+        # With a dot: 'dog' may well be a file here, and is not meant. Path.is_file raises for texts
+        # that are too long for a name.
+        if "." in words and os.path.isfile(words):  # noqa: PTH113
+            warning(f"{words} is a file, and is looked for as words", "did you mean --image?")
     with settings.open_library() as library:
         result = library.search(
             " ".join(text),

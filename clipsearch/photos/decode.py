@@ -461,7 +461,8 @@ def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
         raise _RefusedError(
             f"{size[0]:,} x {size[1]:,} pixels are {megapixels:,.0f} megapixels, more than the "
             f"limit of {max_megapixels:,g}",
-            hint="raise the limit with `--max-megapixels` if the memory allows it",
+            hint="make a smaller copy of it, or if the memory allows it, take it into the library "
+            "with `clipsearch index --max-megapixels N`",
         )
 
 
