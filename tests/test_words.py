@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from clipsearch.cli.run import run
+from clipsearch.models.presets import BY_NAME
 from clipsearch.models.words import WORDS_NAME, add_words, forms, unknown_words, words_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +77,19 @@ def test_a_query_notes_unknown_words_each_time(cli: Cli, photo_folder: Path) -> 
         assert len(found.stdout.splitlines()) == 10
         assert "never met 'glurk'" in found.stderr
         assert "hint: say it in plainer words" in found.stderr
+
+
+def test_words_in_other_letters_lead_to_the_model_of_many_languages(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "multilingual" in BY_NAME
+    assert run(["index", str(photo_folder), "-q"]) == 0
+    assert run(["query", "собака на снегу"]) == 0
+    err = capsys.readouterr().err
+    assert "never met 'собака'" in err
+    assert "`clipsearch index --model multilingual`" in err
+    assert run(["query", "a glürk"]) == 0
+    assert "multilingual" not in capsys.readouterr().err
 
 
 def test_a_tuned_model_knows_the_words_that_it_was_taught(

@@ -222,7 +222,9 @@ class Query:
                 (
                     f"{self._model.name} never met {' or '.join(map(repr, strange))}: "
                     "what it finds for that is a guess",
-                    "say it in plainer words, or take a stronger model (`clipsearch models`)",
+                    _OTHER_LETTERS
+                    if any(map(_is_not_latin, strange))
+                    else "say it in plainer words, or take a stronger model (`clipsearch models`)",
                 )
             )
         return doubts
@@ -302,4 +304,15 @@ class Query:
         return "no photos: the only one there is the one you asked with (--include-self shows it)"
 
 
+def _is_not_latin(word: str) -> bool:
+    """Whether it has a letter that no language in Latin script has."""
+    import unicodedata
+
+    return not all(unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in word)
+
+
+_OTHER_LETTERS = (
+    "say it in English, or take a model of many languages: `clipsearch models pull multilingual`, "
+    "then `clipsearch index --model multilingual`"
+)
 _NO_VECTORS = np.empty((0, 0), dtype=np.float32)
