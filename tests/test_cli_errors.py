@@ -294,8 +294,11 @@ def test_a_library_that_lost_its_model_says_so(
 ) -> None:
     cli("index", photo_folder, "--model", other_model)
     shutil.rmtree(other_model)
-    result = cli("query", "sea", check=1)
-    assert str(other_model) in result.stderr
+    for command in (["query", "sea"], ["index"]):
+        result = cli(*command, check=1)
+        assert str(other_model) in result.stderr
+        assert "hint: " in result.stderr
+        assert "`clipsearch index --model DIR`" in result.stderr
 
 
 def test_a_closed_pipe_is_a_quiet_success(photo_folder: Path, cli: Cli) -> None:

@@ -66,7 +66,11 @@ def find_model(name: str | Path) -> Path:
     text = str(name)
     if _is_path(name):
         if not place.is_dir():
-            raise ModelError(f"there is no model directory {place}")
+            raise ModelError(
+                f"there is no model directory {place}",
+                hint="if it was moved, say where it is now: `clipsearch index --model DIR`; photos "
+                "that it has embedded stay so",
+            )
         read_config(place)  # says what is missing
     if _known_remote(text):
         raise _unavailable(text, place)
