@@ -245,9 +245,9 @@ def _resumable(output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        from clipsearch.train.states import LAST
+        from clipsearch.library.training import can_be_resumed
 
-        if (output / "state" / LAST).exists():
+        if can_be_resumed(output):
             settings.after_interruption = "the same command goes on there with `--resume`"
         raise
 

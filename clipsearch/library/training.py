@@ -175,6 +175,13 @@ def _refuse_if_all_are_away(library: Library) -> None:
         )
 
 
+def can_be_resumed(output: Path) -> bool:
+    """Whether a run's folder has a state to go on from."""
+    from clipsearch.train.states import LAST
+
+    return (output / "state" / LAST).exists()
+
+
 def _photos(library: Library, warn: Callable[[str, str | None], None]) -> Iterator[Path]:
     """What the library's folders hold now, but for what is excluded and for disks that are away."""
     from clipsearch.library.indexing import scan_root, why_unavailable
