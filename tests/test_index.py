@@ -288,7 +288,7 @@ def test_what_cannot_be_read_for_a_new_release_is_said_and_comes_later(
     lost = photo_folder.with_name("away")
     photo_folder.rename(lost)
     report = library.index()
-    assert "12 photos cannot be found" in report.warnings[0][0]
+    assert "12 photos have no vector of the new pocket" in report.warnings[0][0]
     assert report.photos == 0
     lost.rename(photo_folder)
     assert library.index().re_embedded == 12
