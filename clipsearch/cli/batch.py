@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.cli.hits import Format
+from clipsearch.cli.hits import CSV_COLUMNS, Format
 from clipsearch.cli.output import count, note, table, warning, write, write_json
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError
@@ -101,20 +101,17 @@ def _record(query: str, hits: Sequence[Hit]) -> dict[str, Any]:
 
 
 def _print_csv(answers: Iterable[_Answer]) -> None:
-    names: list[str] = []
+    lines = io.StringIO()
+    writer = csv.DictWriter(
+        lines, ("query", *CSV_COLUMNS), extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
     for query, hits in answers:
-        lines = io.StringIO()
-        for hit in hits:
-            row = {"query": query, **hit.as_dict()}
-            del row["copies"]
-            writer = csv.DictWriter(lines, list(row), lineterminator="\n")
-            if not names:
-                names = list(row)
-                writer.writeheader()
-            writer.writerow(row)
+        writer.writerows({"query": query, **hit.as_dict()} for hit in hits)
         write(lines.getvalue())
-    if not names:
-        write("query,score,path\n")
+        lines.seek(0)
+        lines.truncate()
+    write(lines.getvalue())
 
 
 _PRINTERS: Mapping[Format, Callable[[Iterable[_Answer]], None]] = {

@@ -105,16 +105,21 @@ def _print_jsonl(hits: Sequence[Hit]) -> None:
     write("".join(json.dumps(hit.as_dict()) + "\n" for hit in hits))
 
 
+# All that `Hit.as_dict` has but copies, which are a list.
+CSV_COLUMNS = (
+    *("score", "path", "width", "height", "format", "size_bytes", "taken_at"),
+    *("latitude", "longitude", "camera", "lens"),
+)
+
+
 def _print_csv(hits: Sequence[Hit]) -> None:
     import csv
     import io
 
-    rows = [hit.as_dict() for hit in hits]
     text = io.StringIO()
-    names = [name for name in (rows[0] if rows else {"score": 0, "path": 0}) if name != "copies"]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(hit.as_dict() for hit in hits)
     write(text.getvalue())
 
 
