@@ -258,7 +258,9 @@ class Scan:
                     found = entry.stat(follow_symlinks=is_link)
                 except FileNotFoundError:
                     continue  # removed since the folder was listed
-                time_ns = max(-_FAR_NS, min(found.st_mtime_ns, _FAR_NS))
+                time_ns = found.st_mtime_ns
+                if not -_FAR_NS <= time_ns <= _FAR_NS:
+                    time_ns = _FAR_NS if time_ns > 0 else -_FAR_NS
                 files.append(
                     FoundFile(prefix + name, found.st_size, time_ns, found.st_ino, found.st_dev)
                 )
