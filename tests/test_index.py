@@ -51,6 +51,13 @@ def test_every_photo_is_its_own_best_hit(library: Library, photo_folder: Path) -
         assert best.score == pytest.approx(1, abs=2e-3)  # float16 storage
 
 
+def test_more_hits_than_there_are_photos_are_all_photos(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    assert len(library.query("a photo", k=10**11)) == 12
+
+
 def test_a_query_photo_and_its_copies_are_left_out(library: Library, photo_folder: Path) -> None:
     photo = photo_folder / "photo00.jpg"
     shutil.copy(photo, photo_folder / "copy.jpg")

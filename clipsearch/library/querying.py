@@ -173,7 +173,7 @@ class Query:
             index,
             self._model,
             vectors,
-            request.k + len(leave_out),
+            min(request.k + len(leave_out), max(1, self._model.rows)),  # room for no more
             allowed=allowed,
             exact=request.exact,
         )
