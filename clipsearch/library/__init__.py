@@ -189,7 +189,9 @@ class Library:
             self._refresh_index()
             answering = next(known for known in catalog.models() if known.active)
             run.report.model = answering.name
-            run.report.photos = catalog.count_photos() - catalog.count_missing(answering.id)
+            if answering.id != target.id:
+                missing = catalog.count_missing(answering.id)
+            run.report.photos = catalog.count_photos() - missing
         run.report.seconds = time.perf_counter() - started
         self._last_look_seconds = run.report.seconds - run.report.encoding_seconds
         return run.report
