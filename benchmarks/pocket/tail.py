@@ -51,7 +51,12 @@ def taught_sights(teacher: Teacher, corpus: Corpus) -> Sights:
 def own_sights(trunk: nn.Module, head: nn.Module, seen: Activations) -> Sights:
     """What one trained tower sees in all pictures."""
     kinds = (seen.captioned, seen.labelled, seen.mixed)
-    return tuple(np.stack([embed_middle(trunk, head, view) for view in kind]) for kind in kinds)
+    return tuple(see(trunk, head, views) for views in kinds)
+
+
+def see(trunk: nn.Module, head: nn.Module, views: Sequence[np.ndarray]) -> Float32Array:
+    """(views, N, D - 1) unit rows: what one trained tower sees in these views."""
+    return np.stack([embed_middle(trunk, head, view) for view in views])
 
 
 def consensus(opinions: Sequence[Sights], shares: Sequence[float]) -> Sights:

@@ -64,11 +64,12 @@ from benchmarks.pocket.tail import (
     consensus,
     embed_middle,
     own_sights,
+    see,
     taught_sights,
     train_tail,
 )
 from clipsearch.models.words import write_words
-from clipsearch.records import Float16Array, Float32Array
+from clipsearch.records import Float32Array
 
 
 class Run:
@@ -259,18 +260,12 @@ class Run:
     ) -> TextTower:
         """Once more, beside the photos as the image tower sees them that ships."""
 
-        def sees(views: list[Float16Array]) -> Float32Array:
-            return np.stack([embed_middle(trunk, head, view) for view in views])
-
-        def see() -> tuple[Float32Array, Float32Array]:
-            whole_and_mirrored = slice(2)
-            return (
-                sees(self.seen.captioned[whole_and_mirrored]),
-                sees(self.seen.labelled[whole_and_mirrored]),
-            )
+        def look() -> tuple[Float32Array, Float32Array]:
+            captioned, labelled = self.seen.captioned[:2], self.seen.labelled[:2]  # and mirrored
+            return see(trunk, head, captioned), see(trunk, head, labelled)
 
         settings = self._gentler(2, self.settings.student_last_steps)
-        return self._student("student-4", student, teacher, settings, see)
+        return self._student("student-4", student, teacher, settings, look)
 
     def _gentler(self, seed: int, steps: int) -> Settings:
         """Other batches, at half the rate."""
@@ -287,7 +282,7 @@ class Run:
         tower: TextTower,
         teacher: Teacher,
         settings: Settings,
-        see: Callable[[], tuple[Float32Array, Float32Array]] | None = None,
+        look: Callable[[], tuple[Float32Array, Float32Array]] | None = None,
     ) -> TextTower:
         corpus = self.corpus
         dev = teacher.images(corpus.dev)
@@ -298,8 +293,8 @@ class Run:
                 self.measure(f"{name}: step {step}", dev, self.student_texts(tower))
 
         def make() -> TextTower:
-            if see:
-                photos, labelled = see()
+            if look:
+                photos, labelled = look()
             else:
                 photos, labelled = teacher.views(corpus.captioned), teacher.views(corpus.labelled)
             lessons = self._lessons(teacher, photos=photos, labelled=labelled)
