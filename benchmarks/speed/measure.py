@@ -156,11 +156,16 @@ def machine() -> dict[str, Any]:
 
 
 def versions(python: str, names: Sequence[str]) -> dict[str, str]:
-    """Versions of installed packages in the environment of a Python."""
+    """Versions of those packages that are installed in the environment of a Python."""
     script = (
         "import json, platform, sys\n"
-        "from importlib.metadata import version\n"
-        "found = {name: version(name) for name in sys.argv[1:]}\n"
+        "from importlib.metadata import PackageNotFoundError, version\n"
+        "found = {}\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        found[name] = version(name)\n"
+        "    except PackageNotFoundError:\n"
+        "        pass\n"
         "print(json.dumps({'python': platform.python_version(), **found}))"
     )
     found = subprocess.run(
@@ -178,8 +183,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def write(name: str, content: dict[str, Any], runs: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Keep raw results under benchmarks/results."""
+def write(
+    name: str,
+    content: dict[str, Any],
+    runs: Sequence[Mapping[str, Any]] = (),
+    *,
+    output: Path | None = None,
+) -> None:
+    """Keep raw results under benchmarks/results, or in the file `output`."""
     load = os.getloadavg()[0]
     record = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -189,8 +200,9 @@ def write(name: str, content: dict[str, Any], runs: Sequence[Mapping[str, Any]] 
         **content,
         "runs": list(runs),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    file = output or RESULTS / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def fresh(*folders: Path) -> Callable[[], None]:

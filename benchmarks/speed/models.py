@@ -26,10 +26,10 @@ def make(work: Path) -> None:
     """What is missing of all this."""
     peer = work / "rclip"
     if not (work / "models" / SMALLER / _CONFIG).exists():
-        _make_directory(work / "models" / SMALLER)
+        make_directory(work / "models" / SMALLER)
     if (peer / "LICENSE").exists():
         return
-    open_clip, model = _make_directory(work / "models" / NAME)
+    open_clip, model = make_directory(work / "models" / NAME)
     export(model, peer / RCLIP_NAME)
     vocabulary = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
     (peer / "tokenizer").mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def make(work: Path) -> None:
         (peer / name).write_text("for a benchmark with random weights\n")
 
 
-def _make_directory(folder: Path) -> tuple[Any, Any]:
+def make_directory(folder: Path) -> tuple[Any, Any]:
     """A directory that open_clip loads, named as the architecture; open_clip and the model."""
     import torch
     from safetensors.torch import save_file

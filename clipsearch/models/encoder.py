@@ -37,6 +37,9 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 _CPU_BATCH = 4  # for each core; more gains 2 % at most (measured), and costs memory
 _GPU_BATCH = 256
+_CUDA_BATCHES = 2  # at once: one is copied while the other is computed
+
+_SMALLER = "use `--device cpu` or a smaller model (`clipsearch models`)"
 
 ImageTower = openvino_core.ImageTower
 
@@ -184,7 +187,9 @@ class LocalEncoder:
     @property
     def batches_at_once(self) -> int:
         """How many threads should call `images` at a time."""
-        return openvino_core.streams(self._threads) if self.device == "cpu" else 1
+        if self.device == "cpu":
+            return openvino_core.streams(self._threads)
+        return _CUDA_BATCHES if self.device == "cuda" else 1
 
     @property
     def batch_size(self) -> int:
@@ -228,7 +233,8 @@ class LocalEncoder:
             return np.zeros((0, self.dim), np.float32)
         with self._loading:
             tower = self._image_tower
-        rows, self._limit = run_in_parts(tower, pixels, self.batch_size)
+        rows, limit = run_in_parts(tower, pixels, self.batch_size)
+        self._limit = min(limit, self.batch_size)  # another thread may have met a lower one
         return unit_rows(rows)
 
     def texts(self, texts: Sequence[str]) -> Float32Array:
@@ -328,7 +334,14 @@ class LocalEncoder:
 
     @cached_property
     def _image_tower(self) -> ImageTower:
-        tower = self._read_image_tower()
+        try:
+            tower = self._read_image_tower()
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise ModelError(
+                f"there is not enough memory to load the model {self.name}", hint=_SMALLER
+            ) from error
         self._check_files()
         return tower
 
@@ -348,8 +361,14 @@ class LocalEncoder:
             )
         from clipsearch.models.runtimes.torch_towers import TorchImageTower, set_threads
 
-        set_threads(self._threads)
         self._image_words = f"torch{refused}, {self.device}"
+        if self.device == "cuda":
+            from clipsearch.models.runtimes.cuda_tower import CudaImageTower
+
+            cuda_tower = CudaImageTower(self._config, precision=precision, lanes=_CUDA_BATCHES)
+            self._limit = min(cuda_tower.batch_size, self.batch_size)
+            return cuda_tower
+        set_threads(self._threads)
         torch_tower = TorchImageTower(self._config, device=self.device, precision=precision)
         one_at_a_time = threading.Lock()
 
@@ -477,7 +496,7 @@ def run_in_parts(
             if size == 1:
                 raise ModelError(
                     "there is not enough memory to run the model on a single item",
-                    hint="use `--device cpu` or a smaller model (`clipsearch models`)",
+                    hint=_SMALLER,
                 ) from error
             limit = size // 2
             _free_gpu_memory()

@@ -29,8 +29,11 @@ _TOY_VISION = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "l
 NEEDS_TRANSFORMERS = "install the extra that reads them: `pip install 'clipsearch[multilingual]'`"
 
 
-def image_module(config: ModelConfig) -> torch.nn.Module:
-    """(B, S, S, 3) uint8 -> (B, dim), with the normalisation of pixels inside. In fp32, on the CPU.
+def image_module(config: ModelConfig, precision: str = "fp32") -> torch.nn.Module:
+    """(B, S, S, 3) uint8 -> (B, dim), with the normalisation of pixels inside. On the CPU.
+
+    Pixels are normalised in fp32 in any precision: the mean and deviation of the training photos
+    rounded to bf16 would shift every one of them.
 
     Raises:
         ModelError: open_clip cannot build the tower, or the weights do not fit it.
@@ -51,12 +54,14 @@ def image_module(config: ModelConfig) -> torch.nn.Module:
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             x = pixels.permute(0, 3, 1, 2).to(self.scale.dtype)
-            features: torch.Tensor = self.visual(x * self.scale + self.shift)
+            features: torch.Tensor = self.visual((x * self.scale + self.shift).to(dtype))
             return features
+
+    dtype = torch_dtype(precision)
 
     model = _build(config, {"vision_cfg": dict(config.vision), "text_cfg": _TOY_TEXT})
     _load(model, config, wanted=lambda name: name.startswith("visual."))
-    return PixelTower(model.visual).eval()
+    return PixelTower(model.visual.to(dtype)).eval()
 
 
 def text_module(config: ModelConfig) -> torch.nn.Module:
@@ -97,24 +102,17 @@ def transformers_tokenizer(config: ModelConfig) -> Callable[[list[str]], Any]:
 
 
 class TorchImageTower:
-    """(B, S, S, 3) uint8 -> (B, dim) float32 rows, not yet unit length."""
+    """(B, S, S, 3) uint8 -> (B, dim) float32 rows, not yet unit length; one thread at a time."""
 
     def __init__(self, config: ModelConfig, *, device: str, precision: str) -> None:
         import torch
 
         self._torch = torch
         self._device = device
-        module: Any = image_module(config)
-        self._module = module.to(device, torch_dtype(precision))
-        if device == "cuda":
-            self._module.to(memory_format=torch.channels_last)
+        self._module: Any = image_module(config, precision).to(device)
 
     def __call__(self, pixels: UInt8Array) -> Float32Array:
-        batch = self._torch.from_numpy(np.ascontiguousarray(pixels))
-        if self._device == "cuda":
-            batch = batch.pin_memory().to(self._device, non_blocking=True)
-        else:
-            batch = batch.to(self._device)
+        batch = self._torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
         with self._torch.inference_mode():
             rows: Float32Array = self._module(batch).float().cpu().numpy()
         return rows
