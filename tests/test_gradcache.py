@@ -41,11 +41,13 @@ def gradients(towers: Towers) -> dict[str, torch.Tensor]:
     }
 
 
-def assert_same_gradients(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+def assert_same_gradients(
+    one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5
+) -> None:
     assert one.keys() == other.keys()
     for name, gradient in one.items():
         scale = max(1.0, float(gradient.abs().max()))
-        assert float((gradient - other[name]).abs().max()) / scale < 1e-5, name
+        assert float((gradient - other[name]).abs().max()) / scale < tolerance, name
 
 
 def plain_gradients(towers: Towers, inputs: Inputs) -> tuple[float, dict[str, torch.Tensor]]:

@@ -421,7 +421,7 @@ def stages(
 
     def peak() -> Rates:
         models.make_directory(vit)
-        return {"tflops": round(measure_peak(bench), 1)}
+        return {"tflops": round(measure_peak(bench), 3)}
 
     return {
         "decode": lambda: measure_decode(files, load_encoder("pocket").preprocess, bench),
