@@ -131,13 +131,16 @@ def test_texts_on_the_gpu_equal_numpys() -> None:
 
 
 def test_a_folder_is_indexed_and_searched(photo_folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.jpg"  # the photo that is asked with is not among its own hits
+    with Image.open(photo_folder / "photo00.jpg") as image:
+        image.save(again, quality=60)
     with Library.open(tmp_path / "library", device="cuda") as library:
         report = library.index([photo_folder])
         assert report.embedded == 12
         assert not report.skipped
-        hits = library.query(image=photo_folder / "photo00.jpg", k=3)
+        hits = library.query(image=again, k=3)
         assert hits[0].path.endswith("photo00.jpg")
-        assert hits[0].score > 0.99
+        assert hits[0].score > 0.95
         assert len(library.query("a picture of shapes", k=5)) == 5
 
 
