@@ -284,6 +284,60 @@ def rescan(result: dict[str, Any]) -> str:
     )
 
 
+def gpu(result: dict[str, Any]) -> str:
+    from benchmarks.speed.gpu import shares_of_index
+
+    parts = [
+        f"## On a GPU ({result['machine']['gpu']})\n",
+        f"The tower alone, on pixels that lie on the device; the peak is a product of large"
+        f" matrices in bfloat16, {result['peak']['tflops']:,.0f} TFLOP/s:\n",
+        table(
+            ["model", "precision", "GFLOP an image", "images/s", "share of the peak"],
+            [
+                [
+                    one["model"],
+                    one["precision"],
+                    f"{one['gflop_per_image']:.2f}",
+                    f"{one['best']:,.0f}",
+                    f"{100 * one['share_of_peak']:.1f} %",
+                ]
+                for one in result["tower"]
+            ],
+        ),
+        f"Whole runs of `index` over {result['photos']['count']:,} photos of"
+        f" {result['photos']['mean_bytes'] / 1000:.0f} KB, the model loaded, beside what limits"
+        " them:\n",
+    ]
+    rows = [
+        [f"`index`, {name}", f"{rate:,.0f}"]
+        + [f"{100 * share:.0f} %" for share in shares_of_index(result, name).values()]
+        for name, rate in result["index"]["photos_per_second"].items()
+    ]
+    rows += [
+        [f"the encoder, {one['model']}, {words}", f"{rate:,.0f}", "", "", ""]
+        for one in result["encoder"]
+        for words, rate in one["images_per_second"].items()
+    ]
+    rows += [
+        [f"decoding and preprocessing in {words}", f"{rate:,.0f}", "", "", ""]
+        for words, rate in result["decode"].items()
+    ]
+    nvjpeg = result["nvjpeg"]
+    rows += [
+        [f"nvJPEG, {words}", f"{rate:,.0f}", "", "", ""]
+        for words, rate in nvjpeg.get("images_per_second", {}).items()
+    ]
+    heads = ["what", "photos/s", "of the encoder", "of the threads", "of the processes"]
+    parts.append(table(heads, rows))
+    if "worst_cosine" in nvjpeg:
+        parts.append(
+            f"Vectors of photos that nvJPEG decoded and the GPU resized, beside the usual ones:"
+            f" cosine {nvjpeg['mean_cosine']:.4f} on average, {nvjpeg['worst_cosine']:.4f} at"
+            f" worst ({nvjpeg['photos_compared']} photos).\n"
+        )
+    return "\n".join([*parts, where(result)])
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed-indexing": indexing,
     "speed-fidelity": fidelity,
@@ -292,6 +346,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed-search": search,
     "speed-search-hard": search,
     "speed-rescan": rescan,
+    "speed-gpu": gpu,
 }
 
 
