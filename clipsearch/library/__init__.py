@@ -64,6 +64,13 @@ def default_folder() -> Path:
     return user_data_path("clipsearch", appauthor=False) / "library"
 
 
+def _cores() -> int:
+    """The processor cores that this process may use, which may be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Library:
     """The photos of some folders, with their vectors, in one folder of its own.
 
@@ -74,7 +81,7 @@ class Library:
         self.folder = folder
         self._device = device
         self._precision = precision
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or _cores()
         self._encoders: dict[str, LocalEncoder] = {}
         self._last_look_seconds = 0.0
 
