@@ -1,6 +1,6 @@
 """A GPU: what the tower could do, what the cores can feed it, and what `index` makes of both.
 
-    python -m benchmarks.speed.gpu PHOTOS... [--output FILE.json] [--device cuda] [--photos 4096]
+    python -m benchmarks.speed.gpu PHOTOS... [--output FILE.json] [--device cuda] [--photos 3072]
 
 PHOTOS are folders of photos or of tar files of photos; what they hold is repeated until there are
 enough files. Measured are
@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -243,19 +243,19 @@ def _never(digest: bytes) -> bool:
 
 def measure_decode(files: list[Path], preprocess: Any, bench: Bench) -> Rates:
     """Photos a second by threads, and by as many processes as there are cores."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     read = partial(read_one, preprocess=preprocess)
     counts = [count for count in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64) if count < cores]
     works: dict[str, Callable[[], float]] = {}
     with contextlib.ExitStack() as stack:
         for count in [*counts, cores]:
             pool: Executor = stack.enter_context(ThreadPoolExecutor(count))
-            works[f"{count} threads"] = partial(_decode_rate, pool, read, files[: 150 * count], 1)
+            works[f"{count} threads"] = partial(_decode_rate, pool, read, files[: 100 * count], 1)
         # Not forked: a process that has begun with CUDA must not be.
         context = multiprocessing.get_context("spawn")
         pool = stack.enter_context(ProcessPoolExecutor(cores, mp_context=context))
         list(pool.map(read, files[: 8 * cores]))
-        works[f"{cores} processes"] = partial(_decode_rate, pool, read, files[: 150 * cores], 8)
+        works[f"{cores} processes"] = partial(_decode_rate, pool, read, files[: 100 * cores], 8)
         return bench.in_turn(works)
 
 
@@ -347,7 +347,6 @@ def measure_index(
     from clipsearch import Library
 
     warm = make_photos([file.read_bytes() for file in files[:8]], work / "warm", 64)[0].parent
-    found: dict[str, Any] = {}
 
     def rate(name: str | Path, graphs: bool) -> float:
         with (
@@ -365,8 +364,7 @@ def measure_index(
         works[Path(name).name] = partial(rate, name, True)
     if bench.is_cuda:
         works["pocket, eager"] = partial(rate, "pocket", False)
-    found["photos_per_second"] = bench.in_turn(works)
-    return found
+    return {"photos_per_second": replace(bench, rounds=min(bench.rounds, 2)).in_turn(works)}
 
 
 def main() -> None:
@@ -374,7 +372,7 @@ def main() -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="PHOTOS")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/speed-gpu.json")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--photos", type=int, default=4096)
+    parser.add_argument("--photos", type=int, default=3072)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.15)
     parser.add_argument("--side", type=int, default=8192)
@@ -428,8 +426,8 @@ def stages(
         "peak": peak,
         "encoder": lambda: [measure_encoder(name, bench, len(files)) for name in names],
         "index": lambda: measure_index(names, files, work, bench),
-        "tower": towers,
         "nvjpeg": lambda: measure_nvjpeg(files[:1024], bench),
+        "tower": towers,
     }
 
 
