@@ -54,7 +54,7 @@ def run(script: str, environment: dict[str, str]) -> None:
 def test_working_operators_are_left_alone(tmp_path: Path):
     run(
         """
-torchvision_shim._import_torchvision()
+torchvision_shim.import_torchvision()
 assert not torchvision_shim._declared
 import torch
 order = torch.ops.torchvision.nms(torch.zeros(3, 4), torch.tensor([1.0, 3.0, 2.0]), 0.5)
@@ -67,7 +67,7 @@ assert order.tolist() == [1, 2, 0]
 def test_missing_operators_are_declared_and_the_import_tried_again(tmp_path: Path):
     run(
         """
-module = torchvision_shim._import_torchvision()
+module = torchvision_shim.import_torchvision()
 assert torchvision_shim._declared
 assert sys.modules["torchvision"] is module
 import torch

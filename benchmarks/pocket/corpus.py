@@ -123,7 +123,7 @@ def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) 
     label = np.array([label_names.index(str(photo.label)) for photo in labelled])
     sources = sorted({photo.source for photo in labelled})
     source = np.array([sources.index(photo.source) for photo in labelled])
-    groups = _sentences(caption_list, label_names, settings)
+    groups = sentence_groups(caption_list, label_names, settings)
     groups["dev"] = [[caption] for photo in dev for caption in photo.captions]
     vectors = _encode(work / f"vectors-{len(captioned)}", groups)
     parts = ["flickr", "scenes"] if scenes else ["flickr"]
@@ -170,7 +170,7 @@ def _read_features(
         print(f"lite{lite} on {name}, view {view}: {len(photos)} photos", flush=True)
 
 
-def _sentences(
+def sentence_groups(
     captions: list[str], label_names: list[str], settings: Settings
 ) -> dict[str, list[list[str]]]:
     """Groups of sentences by kind, in an order that depends on the seed alone."""

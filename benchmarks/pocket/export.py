@@ -1,15 +1,20 @@
-"""The finished model as a directory that plain open_clip loads: `local-dir:DIRECTORY`."""
+"""The finished model as a directory that plain open_clip loads: `local-dir:DIRECTORY`.
+
+`python -m benchmarks.pocket.export PARTS DIRECTORY` joins what `whole.py` wrote.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -69,12 +74,36 @@ def export_model(
     for name, value in _fold(image_head).items():
         state[f"visual.head.proj.{name}"] = value
     state |= text_tower.open_clip_state()
+    save_half(state, folder / WEIGHTS)
+    _write_config(folder, settings)
+
+
+def join_parts(parts: Path, folder: Path, settings: Settings) -> None:
+    """A model directory from what `whole.write_parts` wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Tensor] = {}
+    for name in ("image", "text"):
+        state |= load_file(parts / f"part-{name}.safetensors")
+    table = [load_file(path) for path in sorted(parts.glob("part-words-*.safetensors"))]
+    state["token_embedding.weight"] = torch.cat(
+        [value for part in table for value in part.values()]
+    )
+    save_half(state, folder / WEIGHTS)
+    layers = sum(name.endswith("ln_1.weight") for name in state)
+    _write_config(folder, replace(settings, text_layers=layers))
+
+
+def save_half(state: dict[str, Tensor], path: Path) -> None:
+    """Floating point in half precision, the rest as it is."""
     half = {
-        name: (value.half() if value.is_floating_point() else value).detach().contiguous().clone()
+        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in state.items()
     }
-    save_file(half, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)
+    save_file({k: v.clone() for k, v in half.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+def _write_config(folder: Path, settings: Settings) -> None:
     config = json.dumps(model_config(settings), indent=2) + "\n"
     (folder / CONFIG).write_text(config, encoding="utf-8")
 
@@ -116,3 +145,15 @@ def verify(
     if min(cosines) < 0.999:
         raise ValueError(f"open_clip's vectors differ from the trained ones: cosines {cosines}")
     return cosines[0], cosines[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", type=Path)
+    parser.add_argument("directory", type=Path)
+    chosen = parser.parse_args()
+    join_parts(chosen.parts, chosen.directory, Settings())
+
+
+if __name__ == "__main__":
+    main()

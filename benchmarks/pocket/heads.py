@@ -425,7 +425,8 @@ def likeness_loss(
 
 
 def unit(rows: Tensor) -> Tensor:
-    return functional.normalize(rows.float(), dim=1)
+    """(..., D) rows, each of length 1, in float32."""
+    return functional.normalize(rows.float(), dim=-1)
 
 
 @torch.no_grad()

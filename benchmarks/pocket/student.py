@@ -9,7 +9,7 @@ photos which caption is whose.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ class Block(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         # Spelt out: for a dozen tokens the fused kernel's backward is six times slower on a CPU.
         scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        future = torch.ones(length, length, dtype=torch.bool, device=signal.device).triu(1)
         seen = scores.masked_fill(future, float("-inf")).softmax(-1).to(value.dtype) @ value
         signal = signal + self.out(seen.transpose(1, 2).reshape(rows, length, width))
         hidden = functional.gelu(self.c_fc(self.ln_2(signal)))
@@ -82,26 +82,35 @@ class TextTower(nn.Module):
 
     def open_clip_state(self) -> dict[str, Tensor]:
         """The same weights under open_clip's names."""
-        state = {
-            "positional_embedding": self.positional_embedding,
-            "text_projection": self.text_projection,
-            "token_embedding.weight": self.token_embedding.weight,
-            "ln_final.weight": self.ln_final.weight,
-            "ln_final.bias": self.ln_final.bias,
-        }
+        return {name: value.detach() for name, value in self._open_clip_names()}
+
+    @torch.no_grad()
+    def load_open_clip(self, state: dict[str, Tensor]) -> None:
+        """Take weights by open_clip's names. Blocks that they do not know do nothing at first."""
+        for name, value in self._open_clip_names():
+            if name in state:
+                value.copy_(state[name])
+            elif name.rpartition(".")[0].endswith(("attn.out_proj", "mlp.c_proj")):
+                value.zero_()
+
+    def _open_clip_names(self) -> Iterator[tuple[str, Tensor]]:
+        yield "positional_embedding", self.positional_embedding
+        yield "text_projection", self.text_projection
+        yield "token_embedding.weight", self.token_embedding.weight
+        yield "ln_final.weight", self.ln_final.weight
+        yield "ln_final.bias", self.ln_final.bias
         for number, block in enumerate(self.blocks):
             prefix = f"transformer.resblocks.{number}."
             for name, value in block.named_parameters():
                 layer, _, kind = name.partition(".")
                 if layer == "qkv":
-                    state[f"{prefix}attn.in_proj_{kind}"] = value
+                    yield f"{prefix}attn.in_proj_{kind}", value
                 elif layer == "out":
-                    state[f"{prefix}attn.out_proj.{kind}"] = value
+                    yield f"{prefix}attn.out_proj.{kind}", value
                 elif layer in ("c_fc", "c_proj"):
-                    state[f"{prefix}mlp.{layer}.{kind}"] = value
+                    yield f"{prefix}mlp.{layer}.{kind}", value
                 else:
-                    state[prefix + name] = value
-        return {name: value.detach() for name, value in state.items()}
+                    yield prefix + name, value
 
 
 def first_embeddings(settings: Settings) -> Tensor:

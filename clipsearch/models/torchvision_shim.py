@@ -30,7 +30,7 @@ def import_open_clip() -> Any:
     if "open_clip" in sys.modules:
         return sys.modules["open_clip"]
     try:
-        _import_torchvision()
+        import_torchvision()
         import open_clip
     except (ImportError, RuntimeError) as error:
         raise ModelError(
@@ -40,7 +40,8 @@ def import_open_clip() -> Any:
     return open_clip
 
 
-def _import_torchvision() -> ModuleType:
+def import_torchvision() -> ModuleType:
+    """The module `torchvision`, with the same workaround: timm and transformers import it too."""
     try:
         import torchvision
     except RuntimeError as error:

@@ -1,0 +1,834 @@
+"""Train `pocket` on, all layers of both towers, on a GPU: `python -m benchmarks.pocket.whole`.
+
+It begins with a released `pocket` and what `pack.py` wrote. Stages, each kept under --work and
+skipped when it is there:
+
+    committee   three image towers (the released one, and Lite1 and Lite0 from ImageNet) and the
+                sentence encoder, every layer of them, learn from photos with captions and labels
+    image       the released image tower learns what all of them see, in views never seen twice
+    text        the released text tower, with two more layers, learns what the sentence encoder
+                says, beside the photos as the new image tower sees them
+
+Weights come out as safetensors of at most 16 MB each, which `export.py` joins to an open_clip
+directory. Only the dev photos are looked at for figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.pocket.export import WEIGHTS, save_half
+from benchmarks.pocket.heads import TextHead, in_words, likeness_loss, unit
+from benchmarks.pocket.pack import Pictures, Tokens, read_pictures, read_tokens
+from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.student import TextTower, cosine_schedule
+from benchmarks.pocket.views import Looks, as_they_are, blended, views
+from clipsearch.models.torchvision_shim import import_torchvision
+from clipsearch.train.loss import LOGIT_SCALE_CAP, info_nce_loss, rows_loss
+from clipsearch.train.metrics import retrieval_metrics
+
+_FEATURES = 1280
+_SAME_MEANING = 0.95  # sentences this near are no negatives of each other
+_RARE = 0.3  # see heads.Teacher.hold_back
+_WITHOUT_GRADIENT = 512  # rows at once
+_SIDES = {0: 224, 1: 240, 2: 260}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained for how long; chosen on the dev photos.
+
+    Attributes:
+        committee_steps, image_steps, text_steps: of AdamW, each with a warm-up and a cosine.
+        captioned, labelled: photos in a batch of the committee; `others` captions contend too.
+        anchor: weight of staying near what the released towers say.
+        shares: of Lite2, Lite1, Lite0 and the released tower in what the image tower is told.
+        told, named, mixed: photos with captions, with labels and of two photos in one, in a batch
+            of the image tower.
+    """
+
+    seed: int = 21
+    committee_steps: int = 350
+    captioned: int = 448
+    labelled: int = 192
+    others: int = 512
+    anchor: float = 3.0
+    likeness: float = 1.0
+    trunk_rate: float = 2e-4
+    head_rate: float = 1e-3
+    encoder_rate: float = 4e-5
+    shares: tuple[float, ...] = (0.35, 0.25, 0.15, 0.25)
+    image_steps: int = 600
+    told: int = 256
+    named: int = 128
+    mixed: int = 384
+    image_rate: float = 4e-4
+    text_steps: int = 3000
+    text_layers: int = 6
+    text_rate: float = 8e-4
+    paired: int = 1024
+    world: int = 2048
+    reach_power: float = 0.6
+    most_world: int = 10**6
+
+
+TINY = Plan(
+    committee_steps=3, captioned=6, labelled=4, others=5, image_steps=3, told=4, named=4, mixed=4,
+    text_steps=4, paired=16, world=16, most_world=64,
+)  # fmt: skip
+
+
+class ImageTower(nn.Module):
+    """A trunk and a linear map into the joint space: (B, 3, 260, 260) in -1..1 -> (B, D - 1)."""
+
+    def __init__(self, lite: int, dim: int, dropout: float) -> None:
+        import_torchvision()  # timm imports it, which may need the workaround
+        import timm
+
+        super().__init__()
+        self.trunk = timm.create_model(f"tf_efficientnet_lite{lite}", num_classes=0)
+        self.side_px = _SIDES[lite]
+        self.dropout = nn.Dropout(dropout)
+        self.map = nn.Linear(_FEATURES, dim)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[-1] != self.side_px:
+            pixels = functional.interpolate(
+                pixels, self.side_px, mode="bicubic", antialias=True
+            ).contiguous(memory_format=torch.channels_last)
+        with _fast(pixels):
+            features: Tensor = self.trunk(pixels)
+        return features.float()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return unit(self.map(self.dropout(self.pooled(pixels))))
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Convolutions. Batch norms stay as ImageNet left them."""
+        modules = (m for m in self.trunk.modules() if isinstance(m, nn.Conv2d))
+        return [p for m in modules for p in m.parameters()]
+
+    def begin(self) -> None:
+        """Ready to be trained: dropout, but batch norms as they are."""
+        self.requires_grad_(False)
+        for parameter in [*self.trainable(), *self.map.parameters()]:
+            parameter.requires_grad_(True)
+        self.eval()
+        self.dropout.train()
+
+
+class SentenceTower(nn.Module):
+    """The sentence encoder and a head: (B, M) tokens -> (B, D - 1) unit rows."""
+
+    def __init__(self, encoder: nn.Module, head: TextHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        tokens = tokens[:, : int((tokens > 0).sum(1).max())].long()
+        mask = (tokens > 0).long()
+        with _fast(tokens):
+            hidden = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        weights = mask[..., None].float()
+        return unit((hidden.float() * weights).sum(1) / weights.sum(1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return unit(self.head(self.encode(tokens)))
+
+
+class Average:
+    """Moving averages of some weights (Polyak and Juditsky 1992)."""
+
+    def __init__(self, weights: Iterable[nn.Parameter], keep: float = 0.99) -> None:
+        self._weights, self._keep, self._step = list(weights), keep, 0
+        self._means = [weight.detach().clone() for weight in self._weights]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._step += 1
+        keep = min(self._keep, self._step / (self._step + 9))
+        torch._foreach_lerp_(self._means, [w.detach() for w in self._weights], 1 - keep)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """The averages in place of the weights, or back."""
+        for weight, mean in zip(self._weights, self._means, strict=True):
+            now = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(now)
+
+
+class Optimizer:
+    """AdamW with a warm-up and a cosine, and the average of what it trains."""
+
+    def __init__(self, groups: list[dict[str, Any]], steps: int, *, keep: float = 0.99) -> None:
+        self._adam = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
+        self._peaks = [group["lr"] for group in self._adam.param_groups]
+        self._steps, self._step = steps, 0
+        self._weights = [p for group in groups for p in group["params"]]
+        self.average = Average(self._weights, keep)
+
+    def step(self) -> None:
+        """After the backward pass."""
+        rate = cosine_schedule(self._step, self._steps, warmup=max(1, self._steps // 12))
+        for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * rate
+        nn.utils.clip_grad_norm_(self._weights, 5.0)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        self.average.update()
+        self._step += 1
+
+
+class Run:
+    """One training run: what it learns from, on one device, and its folder."""
+
+    def __init__(self, pack: Path, start: Path, work: Path, plan: Plan, device: str) -> None:
+        self.plan, self.work, self.device = plan, work, device
+        self.settings = Settings()
+        self._began = time.perf_counter()
+        self._released = load_file(start / WEIGHTS)
+        self._pack = pack
+        work.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(plan.seed)
+        self.rng = np.random.default_rng(plan.seed)
+
+    def say(self, line: str) -> None:
+        line = f"[{time.perf_counter() - self._began:6.1f} s] {line}"
+        print(line, flush=True)
+        with (self.work / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    # What there is to learn from.
+
+    def load(self) -> None:
+        """Pictures and tokens onto the device."""
+        kinds = {k: read_pictures(self._pack, k) for k in ("flickr", "scenes", "labelled", "dev")}
+        flickr, scenes, labelled = (kinds[k] for k in ("flickr", "scenes", "labelled"))
+        self.captioned = torch.cat([self._pixels(flickr), self._pixels(scenes)])
+        self.owner = torch.from_numpy(
+            np.concatenate([flickr.owner, len(flickr.jpegs) + scenes.owner])
+        ).to(self.device)
+        self.labelled = self._pixels(labelled)
+        self.label, self.source = (
+            torch.from_numpy(each).to(self.device) for each in (labelled.label, labelled.source)
+        )
+        self.dev, self.dev_owner = self._pixels(kinds["dev"]), kinds["dev"].owner
+        self.tokens = read_tokens(self._pack)
+        # Collections of a few hundred photos are met as often as their square root says.
+        share = torch.bincount(self.source).float().rsqrt()[self.source]
+        self._label_chances = share / share.sum()
+        first = torch.searchsorted(self.owner, torch.arange(len(self.captioned) + 1).to(self.owner))
+        self._first_caption = first
+        self.say(f"{len(self.captioned)} + {len(self.labelled)} photos on the {self.device}")
+
+    def _pixels(self, pictures: Pictures) -> Tensor:
+        side = self.settings.side_px
+
+        def read(jpeg: bytes) -> np.ndarray:
+            image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+            square = image.resize((side, side), Image.Resampling.BICUBIC)
+            return np.asarray(square).transpose(2, 0, 1)
+
+        with ThreadPoolExecutor(16) as pool:
+            return torch.from_numpy(np.stack(list(pool.map(read, pictures.jpegs)))).to(self.device)
+
+    def sentences(self, kind: str, which: str) -> Tensor:
+        """(G, V, L) int32 tokens on the device, `which` being clip or minilm."""
+        tokens: Tokens = self.tokens[kind]
+        most = self.plan.most_world if kind in ("world", "imagenet") else None
+        return torch.from_numpy(getattr(tokens, which)[:most].astype(np.int32)).to(self.device)
+
+    # The released towers.
+
+    def released_image_tower(self, dropout: float = 0.3) -> ImageTower:
+        dim = self.settings.dim - 1
+        tower = ImageTower(self.settings.lite, dim, dropout)
+        state = _under(self._released, "visual.trunk.")
+        tower.trunk.load_state_dict(state)
+        with torch.no_grad():
+            tower.map.weight.copy_(self._released["visual.head.proj.weight"][:dim].float())
+            tower.map.bias.copy_(self._released["visual.head.proj.bias"][:dim].float())
+        return self._placed(tower)
+
+    def released_text_tower(self, layers: int) -> TextTower:
+        """More layers than were released begin as doing nothing."""
+        settings = replace(self.settings, text_layers=layers)
+        tower = TextTower(settings, self._released["token_embedding.weight"].float())
+        tower.load_open_clip({k: v.float() for k, v in self._released.items()})
+        placed: TextTower = tower.to(self.device)
+        return placed
+
+    def _placed(self, tower: ImageTower) -> ImageTower:
+        return tower.to(self.device).eval().to(memory_format=torch.channels_last)
+
+    @cached_property
+    def anchor_image(self) -> ImageTower:
+        return self.released_image_tower().requires_grad_(False)
+
+    @cached_property
+    def anchor_text(self) -> TextTower:
+        return self.released_text_tower(self.settings.text_layers).requires_grad_(False)
+
+    @torch.no_grad()
+    def seen(self, tower: Callable[[Tensor], Tensor], photos: Tensor) -> Tensor:
+        """(N, D - 1): photos as they are, through a tower."""
+        parts = photos.split(_WITHOUT_GRADIENT)
+        return torch.cat([tower(as_they_are(part)) for part in parts])
+
+    @torch.no_grad()
+    def said(self, tower: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        """(..., L) tokens -> (..., D) rows of a text tower."""
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        order = (flat > 0).sum(1).argsort(stable=True)
+        rows = torch.cat([tower(flat[part]) for part in order.split(4096)])
+        back = torch.empty_like(rows)
+        back[order] = rows
+        return back.view(*tokens.shape[:-1], -1)
+
+    def directions(self, tokens: Tensor) -> Tensor:
+        """(..., D - 1) unit rows: where the released text tower puts sentences, not how far."""
+        return unit(self.said(lambda t: embed_tokens(self.anchor_text, t), tokens)[..., :-1])
+
+    def measure(self, name: str, images: Tensor, texts: Tensor) -> None:
+        """Recall on dev."""
+        images = functional.pad(images, (0, texts.shape[-1] - images.shape[-1]))
+        found = retrieval_metrics(images.cpu().numpy(), texts.cpu().numpy(), self.dev_owner)
+        self.say(f"{name}: dev {in_words(found)}")
+
+    # Stage one.
+
+    def sentence_tower(self) -> SentenceTower:
+        """The sentence encoder, with a head that says what the released text tower says."""
+        import_torchvision()
+        from transformers import BertConfig, BertModel
+
+        encoder = BertModel(
+            BertConfig(
+                vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+                intermediate_size=1536,
+            ),
+            add_pooling_layer=False,
+        )  # fmt: skip
+        state = {k: v.float() for k, v in load_file(self._pack / "minilm.safetensors").items()}
+        encoder.load_state_dict(state, strict=False)
+        encoder.to(self.device).eval()
+        bare = SentenceTower(encoder, TextHead(torch.zeros(384), 1, 1))
+        vectors, meant = [], []
+        for kind in ("captions", "labels", "imagenet", "world"):
+            tokens = self.sentences(kind, "minilm")
+            vectors.append(self.said(bare.encode, tokens).flatten(0, -2))
+            meant.append(self.directions(self.sentences(kind, "clip")).flatten(0, -2))
+        inputs, wanted = torch.cat(vectors), torch.cat(meant)
+        head = TextHead(inputs.mean(0).cpu(), self.settings.dim - 1, 1024).to(self.device)
+        steps = 1200 if self.device != "cpu" else 3
+        optimizer = Optimizer([{"params": list(head.parameters()), "lr": 2e-3}], steps)
+        for _ in range(steps):
+            rows = torch.randint(len(inputs), (4096,), device=self.device)
+            loss = 1 - (unit(head(inputs[rows])) * wanted[rows]).sum(1).mean()
+            loss.backward()
+            optimizer.step()
+        self.say(f"sentence head: cosine to the released text tower {1 - loss.item():.3f}")
+        return SentenceTower(encoder, head.eval())
+
+    def fresh_tower(self, lite: int) -> ImageTower:
+        """From ImageNet's weights; its map says what the released tower says (ridge regression)."""
+        tower = ImageTower(lite, self.settings.dim - 1, 0.3)
+        state = {k: v.float() for k, v in load_file(self._pack / f"lite{lite}.safetensors").items()}
+        tower.trunk.load_state_dict(state, strict=False)
+        tower = self._placed(tower)
+        photos = torch.cat([self.captioned, self.labelled])
+        pooled = self.seen(tower.pooled, photos).double()
+        wanted = self.seen(self.anchor_image, photos).double()
+        mean, aim = pooled.mean(0), wanted.mean(0)
+        centred = pooled - mean
+        gram = centred.T @ centred + 0.3 * len(photos) * centred.var(0).mean() * torch.eye(
+            _FEATURES, device=self.device, dtype=torch.float64
+        )
+        solution = torch.linalg.solve(gram, centred.T @ (wanted - aim)).T
+        with torch.no_grad():
+            tower.map.weight.copy_(solution)
+            tower.map.bias.copy_(aim - solution @ mean)
+        return tower
+
+    def committee(self) -> tuple[list[ImageTower], SentenceTower]:
+        """All of them, trained together: each tower learns alone, beside the same sentences."""
+        plan = self.plan
+        sentences = self.sentence_tower()
+        towers = [self.released_image_tower(0.4), self.fresh_tower(1), self.fresh_tower(0)]
+        paths = [self.work / f"tower-{n}.pt" for n in range(3)]
+        spoken = self.work / "sentences.pt"
+        if spoken.exists():
+            sentences.load_state_dict(torch.load(spoken))
+            for tower, path in zip(towers, paths, strict=True):
+                tower.load_state_dict(torch.load(path))
+        else:
+            self._train_committee(towers, sentences, plan)
+            for tower, path in zip(towers, paths, strict=True):
+                torch.save(tower.state_dict(), path)
+            torch.save(sentences.state_dict(), spoken)
+        for module in (*towers, sentences):
+            module.requires_grad_(False).eval()
+        return towers, sentences
+
+    def _train_committee(
+        self, towers: list[ImageTower], sentences: SentenceTower, plan: Plan
+    ) -> None:
+        said = {kind: self.sentences(kind, "minilm") for kind in ("captions", "labels", "world")}
+        meant = self.directions(self.sentences("captions", "clip")[:, 0])
+        scale = nn.Parameter(torch.tensor(math.log(20.0), device=self.device))
+        for tower in towers:
+            tower.begin()
+        sentences.train()
+        encoder, head = list(sentences.encoder.parameters()), list(sentences.head.parameters())
+        optimizer = Optimizer(
+            [
+                {"params": [p for t in towers for p in t.trainable()], "lr": plan.trunk_rate},
+                {
+                    "params": [p for t in towers for p in t.map.parameters()],
+                    "lr": plan.head_rate / 2,
+                },
+                {"params": encoder, "lr": plan.encoder_rate},
+                {"params": head, "lr": plan.head_rate / 2},
+                {"params": [scale], "lr": 1e-3, "weight_decay": 0.0},
+            ],
+            plan.committee_steps,
+            keep=0.98,
+        )
+        world_meant = None
+        for step in range(plan.committee_steps):
+            photos, own = self._captions_of(plan.captioned)
+            others = torch.randint(len(self.owner), (plan.others,), device=self.device)
+            named = torch.multinomial(self._label_chances, plan.labelled)
+            ways = torch.randint(said["labels"].shape[1], (len(said["labels"]),))
+            world = torch.randint(len(said["world"]), (plan.others // 2,), device=self.device)
+            text = sentences(
+                _stacked(
+                    [
+                        said["captions"][own, self._ways(len(own), said["captions"].shape[1])],
+                        said["captions"][others, 0],
+                        said["labels"][torch.arange(len(ways)), ways],
+                        said["world"][world, 0],
+                    ]
+                )
+            )
+            if world_meant is None:
+                world_meant = self.directions(self.sentences("world", "clip")[:, 0])
+            leaf = text.detach().requires_grad_(True)
+            parts = leaf.split([len(own), len(others), len(ways), len(world)])
+            right = self._right(photos, own, others, meant)
+            with torch.no_grad():
+                shown = views(torch.cat([self.captioned[photos], self.labelled[named]]), Looks())
+                anchored = self.anchor_image(shown)
+            line = []
+            for tower in towers:
+                images = tower(shown)
+                pieces = self._lesson(images, parts, right, named, scale.exp().clamp(max=100))
+                held = 1 - (images * anchored).sum(1).mean()
+                (sum(pieces) + plan.anchor * held).backward()
+                line.append(" ".join(f"{float(p):.2f}" for p in (*pieces, held)))
+            kept = 1 - (parts[3] * world_meant[world]).sum(1).mean()
+            (len(towers) * plan.anchor * kept).backward()
+            text.backward(leaf.grad)
+            optimizer.step()
+            with torch.no_grad():
+                scale.clamp_(0, LOGIT_SCALE_CAP)
+            if step % 50 == 49 or step == plan.committee_steps - 1:
+                self.say(f"committee: step {step + 1}: {' | '.join(line)} kept {float(kept):.3f}")
+                self._measure_committee(towers, sentences, optimizer.average)
+        optimizer.average.swap()
+        self.scale = float(scale.exp())
+        (self.work / "scale.json").write_text(json.dumps(self.scale))
+
+    def _measure_committee(
+        self, towers: list[ImageTower], sentences: SentenceTower, average: Average
+    ) -> None:
+        average.swap()
+        for module in (*towers, sentences):
+            module.eval()
+        texts = self.said(sentences, self.sentences("dev", "minilm")[:, 0])
+        seen = [self.seen(tower, self.dev) for tower in towers]
+        for number, rows in enumerate(seen):
+            self.measure(f"tower {number}", rows, texts)
+        anchored = self.seen(self.anchor_image, self.dev)
+        self.measure("committee", self._agreed([*seen, anchored]), texts)
+        for tower in towers:
+            tower.begin()
+        sentences.train()
+        average.swap()
+
+    def _agreed(self, opinions: Sequence[Tensor]) -> Tensor:
+        shares = zip(self.plan.shares, opinions, strict=True)
+        return unit(torch.stack([share * rows for share, rows in shares]).sum(0))
+
+    def _captions_of(self, count: int) -> tuple[Tensor, Tensor]:
+        """Different captioned photos, and one caption of each."""
+        photos = torch.randperm(len(self.captioned), device=self.device)[:count]
+        first, last = self._first_caption[photos], self._first_caption[photos + 1]
+        own = first + (torch.rand(count, device=self.device) * (last - first)).long()
+        return photos, own
+
+    def _ways(self, count: int, ways: int) -> Tensor:
+        """Mostly as it was written, now and then in another way."""
+        drawn = torch.randint(ways, (count,), device=self.device)
+        return torch.where(torch.rand(count, device=self.device) < 0.6, 0, drawn)
+
+    def _right(self, photos: Tensor, own: Tensor, others: Tensor, meant: Tensor) -> Tensor:
+        """(photos, own + others) bool: whose caption it is, or one that says nearly the same."""
+        keys = torch.cat([own, others])
+        same = self.owner[keys] == photos[:, None]
+        return same | (meant[own] @ meant[keys].T > _SAME_MEANING)
+
+    def _lesson(
+        self,
+        images: Tensor,
+        parts: Sequence[Tensor],
+        right: Tensor,
+        named: Tensor,
+        scale: Tensor,
+    ) -> list[Tensor]:
+        """Photos find captions, captions photos, labelled photos their names and each other."""
+        count = len(right)
+        captioned, labelled = images[:count], images[count:]
+        own, others, names = parts[:3]
+        to_text = rows_loss(captioned, torch.cat([own, others]), scale, right) / count
+        to_image = rows_loss(own, captioned, scale, right[:, :count].T) / count
+        to_name = functional.cross_entropy(scale * labelled @ names.T, self.label[named])
+        alike = self._likeness(labelled, named)
+        return [to_text / 2, to_image / 2, to_name / 2, self.plan.likeness * alike / 4]
+
+    def _likeness(self, labelled: Tensor, named: Tensor) -> Tensor:
+        label, source = self.label[named], self.source[named]
+        comparable = (source[:, None] == source) & ~torch.eye(
+            len(named), dtype=torch.bool, device=self.device
+        )
+        alike = (label[:, None] == label) & comparable
+        return likeness_loss(labelled, labelled, alike, comparable)
+
+    # Stage two.
+
+    def image_tower(self, towers: list[ImageTower], sentences: SentenceTower) -> ImageTower:
+        """The released tower, told by the committee."""
+        tower = self.released_image_tower(0.1)
+        path = self.work / "image.pt"
+        if not path.exists():
+            self._train_image_tower(tower, towers, sentences)
+            torch.save(tower.state_dict(), path)
+        tower.load_state_dict(torch.load(path))
+        return tower.eval().requires_grad_(False)
+
+    def _train_image_tower(
+        self, tower: ImageTower, towers: list[ImageTower], sentences: SentenceTower
+    ) -> None:
+        plan = self.plan
+        scale = json.loads((self.work / "scale.json").read_text())
+        captions = self.said(sentences, self.sentences("captions", "minilm"))
+        names = self.said(sentences, self.sentences("labels", "minilm"))
+        dev = self.said(sentences, self.sentences("dev", "minilm")[:, 0])
+        members = [*towers, self.anchor_image]
+        self.measure("all agreed", self._agreed([self.seen(t, self.dev) for t in members]), dev)
+        tower.begin()
+        optimizer = Optimizer(
+            [
+                {"params": tower.trainable(), "lr": plan.image_rate},
+                {"params": list(tower.map.parameters()), "lr": 2 * plan.image_rate},
+            ],
+            plan.image_steps,
+        )
+        everyone = len(self.captioned) + len(self.labelled)
+        for step in range(plan.image_steps):
+            photos, own = self._captions_of(plan.told)
+            others = torch.randint(len(self.owner), (4 * plan.told,), device=self.device)
+            named = torch.multinomial(self._label_chances, plan.named)
+            drawn = torch.randint(everyone, (plan.mixed,), device=self.device)
+            with torch.no_grad():
+                shown = views(torch.cat([self.captioned[photos], self.labelled[named]]), Looks())
+                two = blended(views(self._anyone(drawn), Looks()))
+                pixels = torch.cat([shown, two]).contiguous(memory_format=torch.channels_last)
+                agreed = self._agreed([member(pixels) for member in members])
+            images = tower(pixels)
+            said = captions[own, self._ways(len(own), captions.shape[1])]
+            right = self._right(photos, own, others, captions[:, 0])
+            way = int(torch.randint(names.shape[1], ()))
+            parts = (said, captions[others, 0], names[:, way])
+            known = images[: len(shown)]
+            pieces = self._lesson(known, parts, right, named, torch.tensor(scale).to(known))
+            distance = 1 - (images * agreed).sum(1).mean()
+            (20 * distance + sum(pieces)).backward()
+            optimizer.step()
+            if step % 100 == 99 or step == plan.image_steps - 1:
+                line = " ".join(f"{float(p):.2f}" for p in pieces)
+                self.say(f"image: step {step + 1}: {line} distance {float(distance):.4f}")
+                optimizer.average.swap()
+                self.measure("image", self.seen(tower.eval(), self.dev), dev)
+                optimizer.average.swap()
+                tower.begin()
+        optimizer.average.swap()
+
+    def _anyone(self, rows: Tensor) -> Tensor:
+        """Photos by their numbers, captioned ones first."""
+        count = len(self.captioned)
+        some = torch.cat(
+            [self.captioned[rows[rows < count]], self.labelled[rows[rows >= count] - count]]
+        )
+        return some[torch.randperm(len(some), device=self.device)]
+
+    # Stage three.
+
+    def text_tower(
+        self, image: ImageTower, towers: list[ImageTower], sentences: SentenceTower
+    ) -> TextTower:
+        """The released text tower, told by the sentence encoder."""
+        tower = self.released_text_tower(self.plan.text_layers)
+        path = self.work / "text.pt"
+        if not path.exists():
+            self._train_text_tower(tower, image, towers, sentences)
+            torch.save(tower.state_dict(), path)
+        tower.load_state_dict(torch.load(path))
+        return tower.eval().requires_grad_(False)
+
+    def _train_text_tower(
+        self,
+        tower: TextTower,
+        image: ImageTower,
+        towers: list[ImageTower],
+        sentences: SentenceTower,
+    ) -> None:
+        plan = self.plan
+        scale = json.loads((self.work / "scale.json").read_text())
+        members = [*towers, self.anchor_image]
+        photos = torch.cat(
+            [
+                self._agreed([self.seen(t, some) for t in members])
+                for some in (self.captioned, self.labelled)
+            ]
+        )
+        kinds = ("captions", "labels", "imagenet", "world")
+        said = {kind: self.sentences(kind, "clip") for kind in kinds}
+        told = {
+            kind: self._held_back(self.said(sentences, self.sentences(kind, "minilm")), photos)
+            for kind in kinds
+        }
+        lengths = told["captions"][:, 0, :-1].norm(dim=1)
+        (self.work / "export-scale.json").write_text(json.dumps(scale / float(lengths.mean())))
+        looks = [self._looked(image, each) for each in (self.captioned, self.labelled)]
+        dev_photos = self.seen(image, self.dev)
+        dev_tokens = self.sentences("dev", "clip")[:, 0]
+        heard = self._held_back(self.said(sentences, self.sentences("dev", "minilm")[:, 0]), photos)
+        self.measure("text: the teacher's own", dev_photos, heard)
+        table = [tower.token_embedding.weight]
+        others = [p for p in tower.parameters() if p is not table[0]]
+        optimizer = Optimizer(
+            [
+                {"params": [p for p in others if p.ndim >= 2], "lr": plan.text_rate},
+                {
+                    "params": [p for p in others if p.ndim < 2],
+                    "lr": plan.text_rate,
+                    "weight_decay": 0,
+                },
+                # Words met seldom keep what the sentence encoder said of them.
+                {"params": table, "lr": 0.2 * plan.text_rate, "weight_decay": 0.0},
+            ],
+            plan.text_steps,
+        )
+        order = (said["world"][:, 0] > 0).sum(1).argsort(stable=True)
+        for step in range(plan.text_steps):
+            rows, own = self._captions_of(3 * plan.paired // 4)
+            named = torch.multinomial(self._label_chances, plan.paired // 4)
+            label = self.label[named]
+            classes = torch.randint(len(said["imagenet"]), (plan.paired // 6,), device=self.device)
+            start = int(torch.randint(max(1, len(order) - plan.world), ()))
+            world = order[start : start + plan.world]
+            picks = [
+                ("captions", own, self._ways(len(own), said["captions"].shape[1])),
+                ("labels", label, self._any(said["labels"], label)),
+                ("imagenet", classes, self._any(said["imagenet"], classes)),
+            ]
+            tokens = _stacked([said[kind][group, way] for kind, group, way in picks])
+            taught = torch.cat([told[kind][group, way] for kind, group, way in picks])
+            texts, far = embed_tokens(tower, tokens), embed_tokens(tower, said["world"][world, 0])
+            distance = _apart(texts, taught) + _apart(far, told["world"][world, 0])
+            which = torch.randint(len(looks[0]), (2,))
+            seen = torch.cat([looks[0][which[0], rows], looks[1][which[1], named]])
+            where = unit(taught[: len(seen), :-1])
+            identity = torch.cat([rows, 10**6 + label])
+            right = (identity[:, None] == identity) | (where @ where.T > _SAME_MEANING)
+            contrast = info_nce_loss(seen, unit(texts[: len(seen), :-1]), scale, targets=right)
+            (20 * distance + contrast).backward()
+            optimizer.step()
+            if step % 500 == 499 or step == plan.text_steps - 1:
+                line = f"distance {float(distance) / 2:.4f} contrast {float(contrast):.3f}"
+                self.say(f"text: step {step + 1}: {line}")
+                optimizer.average.swap()
+                rows_said = self.said(lambda t: embed_tokens(tower, t), dev_tokens)
+                self.measure("text", dev_photos, rows_said)
+                optimizer.average.swap()
+        optimizer.average.swap()
+
+    def _any(self, said: Tensor, groups: Tensor) -> Tensor:
+        return torch.randint(said.shape[1], (len(groups),), device=self.device)
+
+    @torch.no_grad()
+    def _looked(self, image: ImageTower, photos: Tensor, times: int = 6) -> Tensor:
+        """(times, N, D - 1): once as they are, then in random views."""
+        looks = [self.seen(image, photos)]
+        for _ in range(times - 1):
+            parts = photos.split(_WITHOUT_GRADIENT)
+            looks.append(torch.cat([image(views(part, Looks(small=0.1))) for part in parts]))
+        return torch.stack(looks)
+
+    @torch.no_grad()
+    def _held_back(self, texts: Tensor, photos: Tensor) -> Tensor:
+        """As `heads.Teacher.hold_back`, on the device."""
+        flat = texts.reshape(-1, texts.shape[-1])
+        nearest = self.settings.reach_neighbours
+        reach = [
+            (part @ photos.T).topk(min(nearest, len(photos))).values.mean(1)
+            for part in flat.split(4096)
+        ]
+        length = (_RARE / torch.cat(reach).clamp(min=_RARE)).pow(self.plan.reach_power)[:, None]
+        rows = torch.cat([length * flat, (1 - length.square()).sqrt()], 1)
+        return rows.view(*texts.shape[:-1], -1)
+
+
+def _fast(like: Tensor) -> torch.autocast:
+    """bfloat16, where that is the faster one."""
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=like.is_cuda)
+
+
+def _apart(texts: Tensor, taught: Tensor) -> Tensor:
+    """As `student._apart`: where they point, and how far they are held back."""
+    directions = (unit(texts[:, :-1]) * unit(taught[:, :-1])).sum(1)
+    return (1 - directions + (texts[:, -1] - taught[:, -1]).square()).mean()
+
+
+def embed_tokens(tower: TextTower, tokens: Tensor) -> Tensor:
+    """(B, L) tokens, padded with 0 -> (B, D) unit rows."""
+    lengths = (tokens > 0).sum(1)
+    tokens = tokens[:, : int(lengths.max())].long()
+    with _fast(tokens):
+        rows = tower(tower.token_embedding(tokens), lengths - 1)
+    return unit(rows.float())
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+        if name.startswith(prefix)
+    }
+
+
+@torch.no_grad()
+def settle_norms(trunk: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Let every batch norm remember what comes through now; the tower computes what it did.
+
+    Convolutions were trained in front of norms that stayed as they were, so these no longer tell
+    mean and variance, which 8-bit ranges are taken from (`openvino_lite_int8`).
+    """
+    norms = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
+    sums = {norm: [0.0, 0.0, 0] for norm in norms}
+
+    def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        signal = inputs[0].double()
+        tally = sums[norm]
+        tally[0] += signal.sum((0, 2, 3))
+        tally[1] += signal.square().sum((0, 2, 3))
+        tally[2] += signal.shape[0] * signal.shape[2] * signal.shape[3]
+
+    hooks = [norm.register_forward_pre_hook(count) for norm in norms]
+    for batch in batches:
+        trunk(batch)
+    for hook in hooks:
+        hook.remove()
+    for norm in norms:
+        total, squares, number = sums[norm]
+        mean = total / number
+        variance = squares / number - mean.square()
+        old = (norm.running_var.double() + norm.eps).sqrt()
+        new = (variance + norm.eps).sqrt()
+        gain, bias = norm.weight.double(), norm.bias.double()
+        norm.bias.copy_(bias + gain * (mean - norm.running_mean.double()) / old)
+        norm.weight.copy_(gain * new / old)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+
+def write_parts(run: Run, image: ImageTower, text: TextTower, output: Path) -> None:
+    """Both towers in half precision under open_clip's names, in files of at most 16 MB."""
+    output.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Tensor] = {f"visual.trunk.{k}": v for k, v in image.trunk.state_dict().items()}
+    state["visual.head.proj.weight"] = functional.pad(image.map.weight, (0, 0, 0, 1))
+    state["visual.head.proj.bias"] = functional.pad(image.map.bias, (0, 1))
+    scale = json.loads((run.work / "export-scale.json").read_text())
+    state["logit_scale"] = torch.tensor(math.log(scale))
+    save_half(state, output / "part-image.safetensors")
+    image_of_committee = torch.load(run.work / "tower-0.pt")
+    save_half(image_of_committee, output / "part-committee.safetensors")
+    said = text.open_clip_state()
+    table = said.pop("token_embedding.weight")
+    save_half(said, output / "part-text.safetensors")
+    for number, half in enumerate(table.chunk(2)):
+        save_half(
+            {f"token_embedding.weight.{number}": half}, output / f"part-words-{number}.safetensors"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--start", type=Path, required=True, help="a released pocket's directory")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--plan", type=json.loads, default={}, help="JSON of what to change in it")
+    chosen = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    plan = replace(TINY if chosen.tiny else Plan(), **chosen.plan)
+    run = Run(chosen.pack, chosen.start, chosen.work, plan, chosen.device)
+    run.say(f"plan: {asdict(plan)}")
+    run.load()
+    released = run.said(
+        lambda t: embed_tokens(run.anchor_text, t), run.sentences("dev", "clip")[:, 0]
+    )
+    run.measure("released", run.seen(run.anchor_image, run.dev), released)
+    towers, sentences = run.committee()
+    image = run.image_tower(towers, sentences)
+    text = run.text_tower(image, towers, sentences)
+    some = copy.deepcopy(run.captioned[:: max(1, len(run.captioned) // 2048)])
+    settle_norms(image.trunk, (as_they_are(part) for part in some.split(128)))
+    said = run.said(lambda t: embed_tokens(text, t), run.sentences("dev", "clip")[:, 0])
+    run.measure("pocket", run.seen(image, run.dev), said)
+    write_parts(run, image, text, chosen.output)
+    run.say("written")
+
+
+if __name__ == "__main__":
+    main()
