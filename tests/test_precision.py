@@ -65,6 +65,23 @@ def test_one_unlike_vector_fails_it():
     assert trial(PIXELS) is ROWS
 
 
+def test_a_photo_that_no_tower_makes_anything_of_is_no_part_of_a_trial():
+    rows = ROWS.copy()
+    rows[2] = np.inf
+    verdicts: list[Verdict] = []
+    trial = Trial(lambda _: rows, lambda _: rows, verdicts.append)
+    for _ in range(PHOTOS):
+        trial(PIXELS)
+    assert verdicts[0].worst_cosine == pytest.approx(1)
+
+
+def test_what_only_the_faster_tower_makes_nothing_of_fails():
+    other = ROWS.copy()
+    other[3] = np.nan
+    _, (verdict,) = held(other, pause_s=0.003)
+    assert verdict.worst_cosine == -1
+
+
 def test_alike_but_no_faster_fails():
     slow = Verdict(PHOTOS, 1.0, 1.0, 1.0)
     assert not slow.passed
@@ -126,6 +143,23 @@ def test_convolutions_multiply_bytes_behind_the_first_stage():
     assert types[:3] == ["f32"] * 3
     native = "int8" in openvino_core.native_precisions()
     assert set(types[3:]) <= ({"u8", "i8"} if native else {"u8", "i8", "f32"})
+
+
+@pytest.mark.parametrize(("overflow", "largest"), [(True, 63), (False, 127)])
+def test_weights_leave_room_where_products_overflow(
+    monkeypatch: pytest.MonkeyPatch, overflow: bool, largest: int
+):
+    monkeypatch.setattr(openvino_lite_int8, "_products_overflow", lambda: overflow)
+    config = read_config(find_model("pocket"))
+    graph = openvino_lite_int8.build_graph(config, WeightsFile(config.weights))
+    kernels = [
+        node.data
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8"
+    ]
+    # (O, I, K, K), or (C, 1, 1, K, K) for depthwise ones, which need no room.
+    assert {np.abs(kernel).max() for kernel in kernels if kernel.ndim == 4} == {largest}
+    assert {np.abs(kernel).max() for kernel in kernels if kernel.ndim == 5} == {127}
 
 
 def test_means_behind_relu6_are_those_of_a_clipped_normal_distribution():

@@ -104,6 +104,11 @@ def keep_float32(output: Any) -> None:
             pending += [value.get_node() for value in node.input_values()]
 
 
+def compile_graph(graph: Any) -> Any:
+    """Compile any `openvino.Model` for one thread of the CPU, in its own arithmetic."""
+    return _core().compile_model(graph, "CPU", {"INFERENCE_NUM_THREADS": 1} | _ARITHMETIC["fp32"])
+
+
 def compile_tower(graph: Any, precision: str, *, threads: int | None) -> ImageTower:
     """Compile a tower for the CPU; several threads may call it, `streams` of them at a time.
 

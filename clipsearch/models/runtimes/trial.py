@@ -81,8 +81,7 @@ class Trial:
         between = time.perf_counter()
         others = self._fast(pixels)
         ended = time.perf_counter()
-        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=1)
-        cosines = np.einsum("nd,nd->n", rows, others) / np.maximum(lengths, 1e-12)
+        cosines = _cosines(rows, others)
         with self._lock:
             if self._chosen is None:
                 self._speedups.append((between - started) / max(ended - between, 1e-9))
@@ -103,6 +102,17 @@ class Trial:
         self._chosen = self._fast if verdict.passed else self._exact
         self._exact = self._fast = self._chosen  # the other one's memory is given back
         self._decided(verdict)
+
+
+def _cosines(rows: Float32Array, others: Float32Array) -> Float32Array:
+    """Of the photos that the exact tower makes something of; -1 where the other one does not."""
+    lengths = np.linalg.norm(rows, axis=1), np.linalg.norm(others, axis=1)
+    sound = np.isfinite(lengths[0]) & (lengths[0] > 0)
+    with np.errstate(invalid="ignore"):
+        products = np.einsum("nd,nd->n", rows[sound], others[sound])
+        cosines = products / np.maximum(lengths[0][sound] * lengths[1][sound], 1e-12)
+    found: Float32Array = np.where(np.isfinite(cosines), cosines, np.float32(-1))
+    return found
 
 
 def read_verdict(cache_folder: Path, key: str) -> Verdict | None:
