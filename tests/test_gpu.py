@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def exact(pixels: np.ndarray) -> np.ndarray:
     return unit_rows(TorchImageTower(config, device="cpu", precision="fp32")(pixels))
 
 
-def on_gpu(precision: str = "auto", model: str | Path = "pocket") -> LocalEncoder:
+@cache
+def on_gpu(precision: str = "bf16", model: str | Path = "pocket") -> LocalEncoder:
+    """One for all tests that leave it as it is."""
     return load_encoder(model, device="cuda", precision=precision)
 
 
@@ -162,7 +165,7 @@ def little_memory():
 
 
 def test_a_batch_too_large_for_the_gpu_is_halved(little_memory, pixels: np.ndarray) -> None:
-    encoder = on_gpu("fp32")
+    encoder = load_encoder("pocket", device="cuda", precision="fp32")
     encoder.load()
     assert encoder.batch_size == LARGEST_BATCH  # which the limit below does not leave room for
     expected = encoder.images(pixels)
@@ -179,7 +182,7 @@ def test_a_batch_too_large_for_the_gpu_is_halved(little_memory, pixels: np.ndarr
 def test_a_model_too_large_for_the_gpu_says_so(little_memory) -> None:
     little_memory(1 << 20)
     with pytest.raises(ModelError, match="not enough memory"):
-        on_gpu("fp32").load()
+        load_encoder("pocket", device="cuda", precision="fp32").load()
 
 
 def test_finetuning_in_mixed_precision_learns(tmp_path: Path) -> None:

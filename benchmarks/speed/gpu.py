@@ -1,6 +1,7 @@
 """A GPU: what the tower could do, what the cores can feed it, and what `index` makes of both.
 
     python -m benchmarks.speed.gpu PHOTOS... [--output FILE.json] [--device cuda] [--photos 3072]
+        [--parts index,decode,...]
 
 PHOTOS are folders of photos or of tar files of photos; what they hold is repeated until there are
 enough files. Measured are
@@ -25,6 +26,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -99,7 +101,9 @@ def make_photos(sources: list[bytes], folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True)
     files = [folder / f"{number:05}.jpg" for number in range(count)]
     for number, file in enumerate(files):
-        file.write_bytes(sources[number % len(sources)] + b"%d" % number)
+        # Said with the folder's name, lest another folder's photos be the same ones.
+        mark = f" {folder.name} {number}".encode()
+        file.write_bytes(sources[number % len(sources)] + mark)
     return files
 
 
@@ -356,7 +360,8 @@ def measure_index(
         ):
             library.index([warm], model=str(name))
             report = library.index([files[0].parent])
-            assert report.embedded == len(files), report.skipped[:3]
+            if report.embedded != len(files):
+                raise RuntimeError(f"{report.embedded} of {len(files)} were embedded: {report}")
             return len(files) / report.seconds
 
     works: dict[str, Callable[[], float]] = {}
@@ -377,22 +382,30 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.15)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument(
+        "--parts",
+        default="index,decode,peak,encoder,nvjpeg,tower",
+        help="what is measured, in this order; tower needs peak before it",
+    )
     options = parser.parse_args()
     bench = Bench(options.device, options.rounds, options.seconds, options.side, options.batch)
+    parts = options.parts.split(",")
     sources = [photo for source in options.sources for photo in photos.originals(source)]
     if not sources:
         raise SystemExit("no photos there")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        # Before the GPU is begun with: the processes that decode know nothing of it.
         files = make_photos(sources, work / "photos", options.photos)
-        steps = stages(files, work, bench, found)
-        for step, run in steps.items():
+        steps = stages(parts, files, work, bench, found)
+        if unknown := set(parts) - steps.keys():
+            raise SystemExit(f"no such parts: {', '.join(sorted(unknown))}")
+        for step in parts:
             started = time.perf_counter()
             try:
-                found[step] = run()
+                found[step] = steps[step]()
             except Exception as error:  # one part that this machine cannot do leaves the others
+                traceback.print_exc()
                 found[step] = {"failed": f"{type(error).__name__}: {error}"}
             seconds = time.perf_counter() - started
             print(f"{step} ({seconds:.1f} s): {found[step]}", flush=True)
@@ -401,13 +414,15 @@ def main() -> None:
 
 
 def stages(
-    files: list[Path], work: Path, bench: Bench, found: dict[str, Any]
+    parts: Iterable[str], files: list[Path], work: Path, bench: Bench, found: dict[str, Any]
 ) -> dict[str, Callable[[], Any]]:
-    """The measurements in their order, the surest first."""
+    """The measurements by their names."""
     from clipsearch.models import load_encoder
 
     vit = work / models.NAME
     names: list[str | Path] = ["pocket", vit]
+    if {"index", "encoder", "tower"}.intersection(parts):
+        models.make_directory(vit)
     precisions = ("bf16", "fp16", "fp32") if bench.is_cuda else ("fp32",)
 
     def towers() -> list[dict[str, Any]]:
@@ -417,13 +432,9 @@ def stages(
             for precision in precisions
         ]
 
-    def peak() -> Rates:
-        models.make_directory(vit)
-        return {"tflops": round(measure_peak(bench), 3)}
-
     return {
         "decode": lambda: measure_decode(files, load_encoder("pocket").preprocess, bench),
-        "peak": peak,
+        "peak": lambda: {"tflops": round(measure_peak(bench), 3)},
         "encoder": lambda: [measure_encoder(name, bench, len(files)) for name in names],
         "index": lambda: measure_index(names, files, work, bench),
         "nvjpeg": lambda: measure_nvjpeg(files[:1024], bench),

@@ -81,7 +81,7 @@ class Preprocess:
         )
 
     def pixels(self, image: Image.Image) -> UInt8Array:
-        """An RGB picture of any size -> (size, size, 3) uint8, C-contiguous."""
+        """An RGB picture of any size -> (size, size, 3) uint8, C-contiguous, read-only."""
         if image.mode != "RGB":
             image = image.convert("RGB")
         resample = self._resampling()
@@ -91,7 +91,9 @@ class Preprocess:
             square = self._fit(image, resample)
         else:
             square = self._cover(image, resample)
-        return np.array(square, dtype=np.uint8)
+        # Over the bytes that Pillow gives: a second copy would be three times as dear as the first,
+        # in memory new to the process, and other threads would wait for the interpreter meanwhile.
+        return np.asarray(square)
 
     def normalise(self, pixels: UInt8Array) -> Float32Array:
         """(B, size, size, 3) uint8 -> (B, 3, size, size) float32, C-contiguous."""

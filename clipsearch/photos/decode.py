@@ -29,7 +29,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,12 @@ def decode_photo(
     limit = default_max_megapixels() if max_megapixels is None else max_megapixels
     data, kind = _read(name, limit)
     try:
-        digest = _digest(data, kind)
+        # Found once: threads that decode take turns at what is done in Python.
+        segments = _segments(data, kind)
+        digest = _digest(data, segments)
         if is_known is not None and is_known(digest):
-            return DecodedPhoto(digest, _retold_facts(data, kind), None)
-        image, facts = _decode(data, kind, side_px, limit)
+            return DecodedPhoto(digest, _retold_facts(data, kind, segments), None)
+        image, facts = _decode(data, kind, segments, side_px, limit)
         return DecodedPhoto(digest, facts, image)
     except _RefusedError as error:
         raise SkippedPhoto(name, str(error), hint=error.hint, retry=True) from None
@@ -131,7 +133,8 @@ def digest_photo(path: Path | str | bytes) -> bytes:
     Raises:
         SkippedPhoto: it cannot be read, or its content is none of the known kinds.
     """
-    return _digest(*_read(os.fsdecode(path), default_max_megapixels()))
+    data, kind = _read(os.fsdecode(path), default_max_megapixels())
+    return _digest(data, _segments(data, kind))
 
 
 @functools.cache
@@ -317,19 +320,26 @@ def _is_raw(data: bytes) -> bool:
     )
 
 
-def _digest(data: bytes, kind: str) -> bytes:
+Segments = Sequence[jpeg.Segment]  # of a JPEG; none of any other kind
+
+
+def _segments(data: bytes, kind: str) -> Segments:
+    return list(jpeg.segments(data)) if kind == "JPEG" else ()
+
+
+def _digest(data: bytes, segments: Segments) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    if kind != "JPEG":
+    if not segments:
         digest.update(data)
         return digest.digest()
     view = memoryview(data)
-    for segment in jpeg.segments(data):
+    for segment in segments:
         if not segment.is_metadata:
             digest.update(view[segment.start : segment.end])
-    turn = exif.orientation(jpeg.payload(data, jpeg.APP1, jpeg.EXIF) or b"")
+    turn = exif.orientation(jpeg.payload(data, jpeg.APP1, jpeg.EXIF, segments) or b"")
     if turn != 1:
         digest.update(b"orientation %d" % turn)
-    transform = (jpeg.payload(data, jpeg.APP14, jpeg.ADOBE) or b"")[6:7]
+    transform = (jpeg.payload(data, jpeg.APP14, jpeg.ADOBE, segments) or b"")[6:7]
     if transform not in (b"", _AS_USUAL):
         digest.update(b"transform %d" % transform[0])
     return digest.digest()
@@ -339,7 +349,7 @@ def _digest(data: bytes, kind: str) -> bytes:
 
 
 def _decode(
-    data: bytes, kind: str, side_px: int, max_megapixels: float
+    data: bytes, kind: str, segments: Segments, side_px: int, max_megapixels: float
 ) -> tuple[Image.Image, PhotoFacts]:
     if kind == "JPEG XL":
         raise _RefusedError("JPEG XL is not supported")
@@ -354,7 +364,7 @@ def _decode(
         image.load()
         if kind != "JPEG":
             width, height = image.size  # Pillow turns a TIFF while it loads it
-        block = exif_block(data, kind, image.info)
+        block = exif_block(data, kind, image.info, segments)
         # libheif and Pillow's TIFF reader turn the picture themselves.
         turn = 1 if kind in ("HEIF", "TIFF") else exif.orientation(block)
         small = _upright(_reduced(_to_rgb(image), side_px), turn)
@@ -362,23 +372,25 @@ def _decode(
             # The same pixels without the file's bytes. image.copy() took a sixth of the whole time.
             small = image._new(image.im)
     small.info = {}
-    return small, _facts(data, kind, (width, height), block, turn)
+    return small, _facts(data, kind, segments, (width, height), block, turn)
 
 
-def _facts(data: bytes, kind: str, size: tuple[int, int], block: bytes, turn: int) -> PhotoFacts:
+def _facts(
+    data: bytes, kind: str, segments: Segments, size: tuple[int, int], block: bytes, turn: int
+) -> PhotoFacts:
     width, height = size if turn < 5 else (size[1], size[0])
-    if kind == "JPEG" and jpeg.payload(data, jpeg.APP2, jpeg.MULTI_PICTURE) is not None:
+    if jpeg.payload(data, jpeg.APP2, jpeg.MULTI_PICTURE, segments) is not None:
         kind = "MPO"
     return PhotoFacts(width, height, kind, **exif.camera_facts(block)._asdict())
 
 
-def _retold_facts(data: bytes, kind: str) -> PhotoFacts | None:
+def _retold_facts(data: bytes, kind: str, segments: Segments) -> PhotoFacts | None:
     """The facts of a photo whose digest is known; None where equal digests mean equal bytes."""
     if kind != "JPEG":
         return None
     with opened_picture(data, kind) as image:
-        block = exif_block(data, kind, image.info)
-        return _facts(data, kind, image.size, block, exif.orientation(block))
+        block = exif_block(data, kind, image.info, segments)
+        return _facts(data, kind, segments, image.size, block, exif.orientation(block))
 
 
 def opened_picture(data: bytes, kind: str) -> Image.Image:
@@ -492,12 +504,14 @@ def _size_in_header(data: bytes, kind: str) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def exif_block(data: bytes, kind: str, info: Mapping[Any, Any]) -> bytes:
+def exif_block(
+    data: bytes, kind: str, info: Mapping[Any, Any], segments: Segments | None = None
+) -> bytes:
     """The TIFF block with the camera's facts; b'' if there is none. `info` is Pillow's."""
     if kind == "TIFF":
         return data
     if kind == "JPEG":
-        return jpeg.payload(data, jpeg.APP1, jpeg.EXIF) or b""
+        return jpeg.payload(data, jpeg.APP1, jpeg.EXIF, segments) or b""
     block = info.get("exif") or b""
     if not block and isinstance(profile := info.get("Raw profile type exif"), str):
         # ImageMagick's way before PNG had a chunk for it: name, length, hexadecimal digits

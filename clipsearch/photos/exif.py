@@ -47,6 +47,8 @@ class CameraFacts(NamedTuple):
 
 def camera_facts(block: bytes) -> CameraFacts:
     """The facts in a TIFF block (what follows `Exif\\0\\0`, or a whole TIFF file). Never raises."""
+    if not block:
+        return CameraFacts()
     main = Directory.first(block)
     exif = main.directory(EXIF_DIRECTORY)
     taken_at, offset = _taken(main, exif)

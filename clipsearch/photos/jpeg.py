@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 EXIF = b"Exif\0\0"
@@ -49,9 +49,15 @@ def segments(data: bytes) -> Iterator[Segment]:
     yield Segment(SOS, start, len(data))
 
 
-def payload(data: bytes, marker: int, name: bytes) -> bytes | None:
-    """What follows `name` in the first segment of this marker that begins with it."""
-    for segment in segments(data):
+def payload(
+    data: bytes, marker: int, name: bytes, among: Iterable[Segment] | None = None
+) -> bytes | None:
+    """What follows `name` in the first segment of this marker that begins with it.
+
+    Args:
+        among: the segments of `data`, where the caller has them already.
+    """
+    for segment in segments(data) if among is None else among:
         if segment.marker == marker and data.startswith(name, segment.start + 4):
             return data[segment.start + 4 + len(name) : segment.end]
     return None

@@ -112,7 +112,9 @@ class TorchImageTower:
         self._module: Any = image_module(config, precision).to(device)
 
     def __call__(self, pixels: UInt8Array) -> Float32Array:
-        batch = self._torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+        # One photo alone may come as it was read, which torch warns of: nobody may write there.
+        whole = np.require(pixels, requirements=("C", "W"))
+        batch = self._torch.from_numpy(whole).to(self._device)
         with self._torch.inference_mode():
             rows: Float32Array = self._module(batch).float().cpu().numpy()
         return rows
