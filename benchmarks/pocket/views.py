@@ -31,14 +31,14 @@ class Looks:
 
 
 def views(photos: Tensor, looks: Looks) -> Tensor:
-    """(B, 3, S, S) uint8 -> (B, 3, S, S) float32 in -1..1, channels innermost."""
+    """(B, 3, S, S) uint8 -> (B, 3, S, S) float32 in -1..1."""
     pixels = _framed(photos.float(), looks)
-    return _lit(_blurred(pixels, looks), looks).contiguous(memory_format=torch.channels_last)
+    return _lit(_blurred(pixels, looks), looks)
 
 
 def as_they_are(photos: Tensor) -> Tensor:
     """(B, 3, S, S) uint8 -> the same photos in -1..1, as the finished model sees them."""
-    return (photos.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return photos.float() / 127.5 - 1
 
 
 def _uniform(count: int, low: float, high: float, like: Tensor) -> Tensor:
@@ -114,4 +114,4 @@ def blended(pixels: Tensor) -> Tensor:
     across, down = along.view(1, 1, -1), along.view(1, -1, 1)
     inside = (across >= left) & (across < left + part) & (down >= top) & (down < top + part)
     let_in = torch.where(inside[:, None], others[half:], let_in)
-    return torch.cat([laid_over, let_in]).contiguous(memory_format=torch.channels_last)
+    return torch.cat([laid_over, let_in])

@@ -16,7 +16,6 @@ directory. Only the dev photos are looked at for figures.
 from __future__ import annotations
 
 import argparse
-import copy
 import io
 import json
 import math
@@ -57,7 +56,8 @@ class Plan:
     """What is trained for how long; chosen on the dev photos.
 
     Attributes:
-        committee_steps, image_steps, text_steps: of AdamW, each with a warm-up and a cosine.
+        committee_steps, image_steps, text_steps: of AdamW, each with a warm-up and a cosine; fewer
+            where the seconds beside them are over before; `all_seconds` bound the whole run.
         captioned, labelled: photos in a batch of the committee; `others` captions contend too.
         anchor: weight of staying near what the released towers say.
         shares: of Lite2, Lite1, Lite0 and the released tower in what the image tower is told.
@@ -67,6 +67,7 @@ class Plan:
 
     seed: int = 21
     committee_steps: int = 350
+    committee_seconds: float = math.inf
     captioned: int = 448
     labelled: int = 192
     others: int = 512
@@ -77,11 +78,14 @@ class Plan:
     encoder_rate: float = 4e-5
     shares: tuple[float, ...] = (0.35, 0.25, 0.15, 0.25)
     image_steps: int = 600
+    image_seconds: float = math.inf
     told: int = 256
     named: int = 128
     mixed: int = 384
     image_rate: float = 4e-4
     text_steps: int = 3000
+    text_seconds: float = math.inf
+    all_seconds: float = math.inf
     text_layers: int = 6
     text_rate: float = 8e-4
     paired: int = 1024
@@ -106,14 +110,14 @@ class ImageTower(nn.Module):
         super().__init__()
         self.trunk = timm.create_model(f"tf_efficientnet_lite{lite}", num_classes=0)
         self.side_px = _SIDES[lite]
+        self.layout = torch.channels_last
         self.dropout = nn.Dropout(dropout)
         self.map = nn.Linear(_FEATURES, dim)
 
     def pooled(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-1] != self.side_px:
-            pixels = functional.interpolate(
-                pixels, self.side_px, mode="bicubic", antialias=True
-            ).contiguous(memory_format=torch.channels_last)
+            pixels = functional.interpolate(pixels, self.side_px, mode="bicubic", antialias=True)
+        pixels = pixels.contiguous(memory_format=self.layout)
         with _fast(pixels):
             features: Tensor = self.trunk(pixels)
         return features.float()
@@ -177,25 +181,52 @@ class Average:
 
 
 class Optimizer:
-    """AdamW with a warm-up and a cosine, and the average of what it trains."""
+    """AdamW with a warm-up and a cosine, and the average of what it trains.
 
-    def __init__(self, groups: list[dict[str, Any]], steps: int, *, keep: float = 0.99) -> None:
+    Args:
+        steps, seconds: it is done after so many, whichever comes first.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        steps: int,
+        *,
+        seconds: float = math.inf,
+        keep: float = 0.99,
+    ) -> None:
         self._adam = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
         self._peaks = [group["lr"] for group in self._adam.param_groups]
-        self._steps, self._step = steps, 0
+        self._steps, self._seconds = steps, seconds
+        self._began = time.perf_counter()
         self._weights = [p for group in groups for p in group["params"]]
+        self._reported = 0.0
+        self.taken = 0
         self.average = Average(self._weights, keep)
+
+    @property
+    def done(self) -> float:
+        """The share of the way that lies behind: 1 at the end."""
+        passed = (time.perf_counter() - self._began) / self._seconds
+        return min(1.0, max(self.taken / self._steps, passed))
 
     def step(self) -> None:
         """After the backward pass."""
-        rate = cosine_schedule(self._step, self._steps, warmup=max(1, self._steps // 12))
+        rate = cosine_schedule(int(1000 * self.done), 1000, warmup=80)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
             group["lr"] = peak * rate
         nn.utils.clip_grad_norm_(self._weights, 5.0)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         self.average.update()
-        self._step += 1
+        self.taken += 1
+
+    def due(self, share: float) -> bool:
+        """Whether another such share of the way lies behind, or the end was reached."""
+        if self.done < 1 and self.done < self._reported + share:
+            return False
+        self._reported = self.done
+        return True
 
 
 class Run:
@@ -211,8 +242,13 @@ class Run:
         torch.manual_seed(plan.seed)
         self.rng = np.random.default_rng(plan.seed)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self._began
+
     def say(self, line: str) -> None:
-        line = f"[{time.perf_counter() - self._began:6.1f} s] {line}"
+        line = f"[{self.elapsed:6.1f} s] {line}"
         print(line, flush=True)
         with (self.work / "log.txt").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
@@ -278,7 +314,31 @@ class Run:
         return placed
 
     def _placed(self, tower: ImageTower) -> ImageTower:
-        return tower.to(self.device).eval().to(memory_format=torch.channels_last)
+        tower.layout = self.layout
+        return tower.to(self.device).eval().to(memory_format=self.layout)
+
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        """The order of a tower's activations in which it is trained faster here."""
+        layouts = (torch.channels_last, torch.contiguous_format)
+        if self.device == "cpu":
+            return layouts[0]
+        seconds = {layout: self._seconds_of_a_step(layout) for layout in layouts}
+        self.say(f"a step of 96 photos: {seconds}")
+        return min(layouts, key=lambda layout: seconds[layout])
+
+    def _seconds_of_a_step(self, layout: torch.memory_format) -> float:
+        tower = ImageTower(self.settings.lite, 8, 0.0).to(self.device).to(memory_format=layout)
+        tower.layout = layout
+        tower.begin()
+        pixels = torch.randn(96, 3, tower.side_px, tower.side_px, device=self.device)
+        for step in range(6):
+            if step == 2:  # the first ones load kernels
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+            tower(pixels).sum().backward()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - began) / 4
 
     @cached_property
     def anchor_image(self) -> ImageTower:
@@ -411,10 +471,11 @@ class Run:
                 {"params": [scale], "lr": 1e-3, "weight_decay": 0.0},
             ],
             plan.committee_steps,
+            seconds=plan.committee_seconds,
             keep=0.98,
         )
         world_meant = None
-        for step in range(plan.committee_steps):
+        while optimizer.done < 1:
             photos, own = self._captions_of(plan.captioned)
             others = torch.randint(len(self.owner), (plan.others,), device=self.device)
             named = torch.multinomial(self._label_chances, plan.labelled)
@@ -451,8 +512,9 @@ class Run:
             optimizer.step()
             with torch.no_grad():
                 scale.clamp_(0, LOGIT_SCALE_CAP)
-            if step % 50 == 49 or step == plan.committee_steps - 1:
-                self.say(f"committee: step {step + 1}: {' | '.join(line)} kept {float(kept):.3f}")
+            if optimizer.due(0.5):
+                told = f"{' | '.join(line)} kept {float(kept):.3f} scale {float(scale.exp()):.1f}"
+                self.say(f"committee: step {optimizer.taken}: {told}")
                 self._measure_committee(towers, sentences, optimizer.average)
         optimizer.average.swap()
         self.scale = float(scale.exp())
@@ -552,9 +614,10 @@ class Run:
                 {"params": list(tower.map.parameters()), "lr": 2 * plan.image_rate},
             ],
             plan.image_steps,
+            seconds=plan.image_seconds,
         )
         everyone = len(self.captioned) + len(self.labelled)
-        for step in range(plan.image_steps):
+        while optimizer.done < 1:
             photos, own = self._captions_of(plan.told)
             others = torch.randint(len(self.owner), (4 * plan.told,), device=self.device)
             named = torch.multinomial(self._label_chances, plan.named)
@@ -562,7 +625,7 @@ class Run:
             with torch.no_grad():
                 shown = views(torch.cat([self.captioned[photos], self.labelled[named]]), Looks())
                 two = blended(views(self._anyone(drawn), Looks()))
-                pixels = torch.cat([shown, two]).contiguous(memory_format=torch.channels_last)
+                pixels = torch.cat([shown, two])
                 agreed = self._agreed([member(pixels) for member in members])
             images = tower(pixels)
             said = captions[own, self._ways(len(own), captions.shape[1])]
@@ -574,9 +637,9 @@ class Run:
             distance = 1 - (images * agreed).sum(1).mean()
             (20 * distance + sum(pieces)).backward()
             optimizer.step()
-            if step % 100 == 99 or step == plan.image_steps - 1:
+            if optimizer.due(0.25):
                 line = " ".join(f"{float(p):.2f}" for p in pieces)
-                self.say(f"image: step {step + 1}: {line} distance {float(distance):.4f}")
+                self.say(f"image: step {optimizer.taken}: {line} distance {float(distance):.4f}")
                 optimizer.average.swap()
                 self.measure("image", self.seen(tower.eval(), self.dev), dev)
                 optimizer.average.swap()
@@ -648,9 +711,10 @@ class Run:
                 {"params": table, "lr": 0.2 * plan.text_rate, "weight_decay": 0.0},
             ],
             plan.text_steps,
+            seconds=min(plan.text_seconds, plan.all_seconds - self.elapsed),
         )
         order = (said["world"][:, 0] > 0).sum(1).argsort(stable=True)
-        for step in range(plan.text_steps):
+        while optimizer.done < 1:
             rows, own = self._captions_of(3 * plan.paired // 4)
             named = torch.multinomial(self._label_chances, plan.paired // 4)
             label = self.label[named]
@@ -674,9 +738,9 @@ class Run:
             contrast = info_nce_loss(seen, unit(texts[: len(seen), :-1]), scale, targets=right)
             (20 * distance + contrast).backward()
             optimizer.step()
-            if step % 500 == 499 or step == plan.text_steps - 1:
+            if optimizer.due(0.25):
                 line = f"distance {float(distance) / 2:.4f} contrast {float(contrast):.3f}"
-                self.say(f"text: step {step + 1}: {line}")
+                self.say(f"text: step {optimizer.taken}: {line}")
                 optimizer.average.swap()
                 rows_said = self.said(lambda t: embed_tokens(tower, t), dev_tokens)
                 self.measure("text", dev_photos, rows_said)
@@ -777,24 +841,23 @@ def settle_norms(trunk: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.running_var.copy_(variance)
 
 
-def write_parts(run: Run, image: ImageTower, text: TextTower, output: Path) -> None:
-    """Both towers in half precision under open_clip's names, in files of at most 16 MB."""
+def write_image(tower: ImageTower, output: Path) -> None:
+    """In half precision, under open_clip's names."""
+    state: dict[str, Tensor] = {f"visual.trunk.{k}": v for k, v in tower.trunk.state_dict().items()}
+    state["visual.head.proj.weight"] = functional.pad(tower.map.weight, (0, 0, 0, 1))
+    state["visual.head.proj.bias"] = functional.pad(tower.map.bias, (0, 1))
     output.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Tensor] = {f"visual.trunk.{k}": v for k, v in image.trunk.state_dict().items()}
-    state["visual.head.proj.weight"] = functional.pad(image.map.weight, (0, 0, 0, 1))
-    state["visual.head.proj.bias"] = functional.pad(image.map.bias, (0, 1))
-    scale = json.loads((run.work / "export-scale.json").read_text())
-    state["logit_scale"] = torch.tensor(math.log(scale))
     save_half(state, output / "part-image.safetensors")
-    image_of_committee = torch.load(run.work / "tower-0.pt")
-    save_half(image_of_committee, output / "part-committee.safetensors")
-    said = text.open_clip_state()
-    table = said.pop("token_embedding.weight")
-    save_half(said, output / "part-text.safetensors")
-    for number, half in enumerate(table.chunk(2)):
-        save_half(
-            {f"token_embedding.weight.{number}": half}, output / f"part-words-{number}.safetensors"
-        )
+
+
+def write_text(tower: TextTower, logit_scale: float, output: Path) -> None:
+    """The same; the table of words in two files of less than 16 MB."""
+    state = tower.open_clip_state() | {"logit_scale": torch.tensor(math.log(logit_scale))}
+    table = state.pop("token_embedding.weight")
+    save_half(state, output / "part-text.safetensors")
+    for number, rows in enumerate(table.chunk(2)):
+        part = {f"token_embedding.weight.{number}": rows}
+        save_half(part, output / f"part-words-{number}.safetensors")
 
 
 def main() -> None:
@@ -810,7 +873,6 @@ def main() -> None:
     parser.add_argument("--plan", type=json.loads, default={}, help="JSON of what to change in it")
     chosen = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     plan = replace(TINY if chosen.tiny else Plan(), **chosen.plan)
     run = Run(chosen.pack, chosen.start, chosen.work, plan, chosen.device)
     run.say(f"plan: {asdict(plan)}")
@@ -821,12 +883,15 @@ def main() -> None:
     run.measure("released", run.seen(run.anchor_image, run.dev), released)
     towers, sentences = run.committee()
     image = run.image_tower(towers, sentences)
-    text = run.text_tower(image, towers, sentences)
-    some = copy.deepcopy(run.captioned[:: max(1, len(run.captioned) // 2048)])
+    some = run.captioned[:: max(1, len(run.captioned) // 2048)]
     settle_norms(image.trunk, (as_they_are(part) for part in some.split(128)))
+    write_image(image, chosen.output)
+    run.measure("image, norms settled", run.seen(image, run.dev), released)
+    text = run.text_tower(image, towers, sentences)
     said = run.said(lambda t: embed_tokens(text, t), run.sentences("dev", "clip")[:, 0])
     run.measure("pocket", run.seen(image, run.dev), said)
-    write_parts(run, image, text, chosen.output)
+    scale = json.loads((run.work / "export-scale.json").read_text())
+    write_text(text, scale, chosen.output)
     run.say("written")
 
 
