@@ -63,6 +63,7 @@ _COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
 _HEADER_BYTES = 512
 # Adobe's transform byte of YCbCr, which a JPEG is in where nothing says otherwise.
 _AS_USUAL = b"\x01"
+_WHOLE_FILE = 1 << 30  # bytes at most that a file in memory is handed to the decoder at once
 # A pixel takes 4 bytes in Pillow; as read and as RGB. Two files are decoded at a time, and half of
 # the memory is left to others.
 _BYTES_PER_PIXEL = 8
@@ -405,6 +406,9 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
     def _open(self) -> None:
         self.info["dpi"] = (72, 72)  # known already, for all that Pillow can tell
         super()._open()
+        # All bytes in one call rather than 64 KB at a time: 5 % of the time of decoding, and the
+        # interpreter's lock changes hands once.
+        self.decodermaxblock = _WHOLE_FILE
 
 
 def _decode_raw(data: bytes, side_px: int, max_megapixels: float) -> tuple[Image.Image, PhotoFacts]:
