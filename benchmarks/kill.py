@@ -127,7 +127,7 @@ class Oracle:
             encoder = load_encoder(model, precision=PRECISION)
             for digest, photo in photos.items():
                 try:
-                    image = decode_photo(photo, side_px=encoder.preprocess.size).image
+                    image = decode_photo(photo, side_px=encoder.preprocess.source_px).image
                 except SkippedPhoto:
                     continue
                 assert image is not None

@@ -75,6 +75,7 @@ def test_a_tensor_changes_the_fingerprint_of_its_own_tower(
     [
         (lambda c: c["preprocess_cfg"].update(resize_mode="shortest"), True, False),
         (lambda c: c["preprocess_cfg"].update(interpolation="bicubic"), False, False),  # default
+        (lambda c: c["preprocess_cfg"].update(source_px=60), True, False),
         (lambda c: c["model_cfg"]["vision_cfg"].update(image_size=128), True, False),
         (lambda c: c["model_cfg"]["vision_cfg"].update(timm_drop=0.2), False, False),
         (lambda c: c["model_cfg"]["text_cfg"].update(context_length=64), False, True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -233,11 +234,38 @@ def test_stored_vectors_are_those_of_their_photos(library: Library, photo_folder
         rows = np.arange(model.rows)
         places = reader.places(model.id, rows)
         for row, vector in zip(rows, reader.vectors(model.id, rows), strict=True):
-            photo = decode_photo(places[int(row)].paths[0], side_px=encoder.preprocess.size)
+            photo = decode_photo(places[int(row)].paths[0], side_px=encoder.preprocess.source_px)
             assert photo.image is not None
             expected = encoder.images(encoder.preprocess.pixels(photo.image)[np.newaxis])[0]
             # float16 storage: measured below 2e-4 for unit vectors of this dimension.
             assert np.abs(vector - expected).max() < 1e-3
+
+
+def test_a_model_says_how_small_a_jpeg_may_be_decoded_for_it(
+    tmp_path: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipsearch.models import Preprocess, import_open_clip
+
+    config = other_model / "open_clip_config.json"
+    content = json.loads(config.read_text())
+    content["preprocess_cfg"]["source_px"] = 192
+    config.write_text(json.dumps(content))
+    photos = tmp_path / "photos"
+    draw_photo(photos / "one.jpg", 1, size=(512, 384))
+    draw_photo(tmp_path / "two.jpg", 2, size=(512, 384))
+    sizes: list[tuple[int, int]] = []
+    pixels = Preprocess.pixels
+
+    def seen(self, image):
+        sizes.append(image.size)
+        return pixels(self, image)
+
+    monkeypatch.setattr(Preprocess, "pixels", seen)
+    with Library.open(tmp_path / "library", threads=1, precision="fp32") as library:
+        library.index([photos], model=str(other_model))
+        library.query(image=tmp_path / "two.jpg")
+    assert sizes == [(256, 192)] * 2
+    import_open_clip().create_model(f"local-dir:{other_model}")  # which knows no such word
 
 
 def test_a_switch_of_models_leaves_the_old_one_answering_until_it_is_complete(

@@ -129,9 +129,18 @@ def test_a_grey_picture_becomes_rgb():
     assert Preprocess(32).pixels(Image.new("L", (40, 30), 99)).shape == (32, 32, 3)
 
 
+def test_a_decoder_may_leave_what_the_model_sees_or_what_its_configuration_says():
+    assert Preprocess.from_config({}, size=256).source_px == 256
+    assert Preprocess.from_config({"source_px": 240}, size=256).source_px == 240
+
+
 @pytest.mark.parametrize(
-    "config", [{"resize_mode": "tile"}, {"interpolation": "nearest"}, {"mean": [0.5, 0.5]}]
-)
+    "config",
+    [
+        {"resize_mode": "tile"}, {"interpolation": "nearest"}, {"mean": [0.5, 0.5]},
+        {"source_px": 0}, {"source_px": "half"},
+    ],
+)  # fmt: skip
 def test_an_unknown_way_is_refused(config):
     with pytest.raises(ModelError):
         Preprocess.from_config(config)

@@ -11,8 +11,10 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import draw_photo
+from PIL import Image, JpegImagePlugin
 
 from clipsearch.library import Library, indexing
 from clipsearch.models.encoder import LocalEncoder
@@ -83,6 +85,16 @@ def test_a_photo_is_read_once_and_no_byte_twice_but_its_header(
     total = sum(photo.stat().st_size for photo in photos.rglob("*.jpg"))
     assert counter.calls == {"read": 2 * PHOTOS}
     assert sum(counter.sizes) <= total + PHOTOS * 512
+
+
+def test_a_jpeg_is_handed_to_its_decoder_at_once(tmp_path: Path, counter: Counter):
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(noise).save(photo, quality=95)
+    assert photo.stat().st_size > 4 * 65536  # Pillow's own piece
+    counter.count(JpegImagePlugin.JpegImageFile, "load_read")
+    decode.decode_photo(photo, side_px=260)
+    assert counter.calls == {"load_read": 1}
 
 
 def test_unchanged_files_are_neither_opened_nor_loaded_a_model_for(

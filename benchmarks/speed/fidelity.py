@@ -46,7 +46,7 @@ def main() -> None:
             assert content is not None
             if member.name.endswith(".jpg"):
                 file.write_bytes(content.read())
-                image = decode_photo(file, side_px=preprocess.size).image
+                image = decode_photo(file, side_px=preprocess.source_px).image
                 assert image is not None
                 pictures.append(preprocess.pixels(image))
             elif member.name.endswith(".json"):

@@ -341,7 +341,7 @@ class IndexRun:
         preprocess = self._encoder.preprocess
         photo = decode_photo(
             job.path,
-            side_px=preprocess.size,
+            side_px=preprocess.source_px,
             max_megapixels=self._max_megapixels,
             is_known=self._is_embedded,
         )
@@ -425,7 +425,7 @@ class IndexRun:
         for path in job.paths:
             try:
                 photo = decode_photo(
-                    path, side_px=preprocess.size, max_megapixels=self._max_megapixels
+                    path, side_px=preprocess.source_px, max_megapixels=self._max_megapixels
                 )
             except SkippedPhoto as error:
                 problem = error

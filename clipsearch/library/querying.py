@@ -239,7 +239,7 @@ class Query:
             return vector / np.linalg.norm(vector), rows
         encoder = self._encoder()
         preprocess = encoder.preprocess
-        photo = decode_photo(path, side_px=preprocess.size)
+        photo = decode_photo(path, side_px=preprocess.source_px)
         assert photo.image is not None
         return encoder.images(preprocess.pixels(photo.image)[np.newaxis])[0], rows
 

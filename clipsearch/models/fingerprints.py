@@ -84,7 +84,7 @@ def compute_fingerprints(config: ModelConfig) -> Fingerprints:
     """Hash the weights, whatever was remembered of them."""
     weights = WeightsFile(config.weights)
     names = sorted(weights.places)
-    preprocess = asdict(config.preprocess)
+    preprocess = _preprocess(config)
     shared = {"version": _VERSION, "embed_dim": config.dim, "quick_gelu": config.quick_gelu}
     return Fingerprints(
         image=_digest(
@@ -131,6 +131,19 @@ def _digest(weights: WeightsFile, names: Iterable[str], settings: Mapping[str, A
     return digest.hexdigest()
 
 
+def _preprocess(config: ModelConfig) -> dict[str, Any]:
+    """What decides the pixels that the tower sees.
+
+    How far a JPEG may be reduced while it is decoded belongs to it where the model states it. That
+    the others are reduced to their own size does not: every library would have to be embedded
+    again for pixels that differ as two versions of a decoder do.
+    """
+    settings = asdict(config.preprocess)
+    if settings["least_source_px"] is None:
+        del settings["least_source_px"]
+    return settings
+
+
 def _canonical(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
@@ -154,7 +167,7 @@ def _tokenizer_digests(config: ModelConfig) -> dict[str, str]:
 
 
 def _config_digest(config: ModelConfig) -> str:
-    content = [config.model, asdict(config.preprocess)]
+    content = [config.model, _preprocess(config)]
     return hashlib.blake2b(_canonical(content), digest_size=_DIGEST_BYTES).hexdigest()
 
 

@@ -270,7 +270,7 @@ def embed_photos(
         for number, source in enumerate(sources[start : start + size], start=start):
             try:
                 with source.as_file() as path:
-                    digest, image, _ = read_picture(path, encoder.preprocess.size)
+                    digest, image, _ = read_picture(path, encoder.preprocess.source_px)
             except SkippedPhoto as error:
                 left_out.append(LeftOut(source.name, error.reason))
                 continue

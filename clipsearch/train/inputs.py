@@ -134,7 +134,7 @@ def load_examples(
     def look_at(photo: CaptionedPhoto) -> tuple[UInt8Array, _Look] | SkippedPhoto:
         try:
             with photo.source.as_file() as path:
-                digest, image, facts = read_picture(path, preprocess.size)
+                digest, image, facts = read_picture(path, preprocess.source_px)
         except SkippedPhoto as error:
             return error
         return preprocess.pixels(image), _Look.of(digest, image, facts)

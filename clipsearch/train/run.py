@@ -389,7 +389,7 @@ def _album(photos: Iterable[Path], towers: Towers) -> UInt8Array | None:
     pixels = []
     for path in paths[::step][:_DRIFT_PHOTOS]:
         try:
-            _, image, _ = read_picture(path, towers.preprocess.size)
+            _, image, _ = read_picture(path, towers.preprocess.source_px)
         except SkippedPhoto:  # `index` has told of it
             continue
         pixels.append(towers.preprocess.pixels(image))

@@ -306,6 +306,7 @@ def new_towers(architecture: str, *, device: str = "auto") -> Towers:
     content = {
         "model_cfg": config,
         "preprocess_cfg": {
+            **({"source_px": steps.least_source_px} if steps.least_source_px else {}),
             "size": steps.size,
             "mode": "RGB",
             "mean": list(steps.mean),
