@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus
+from benchmarks.pocket.corpus import WAYS_TO_SAY
 from benchmarks.pocket.heads import unit, unit_rows
 from benchmarks.pocket.sentence_encoder import SentenceEncoder
 from benchmarks.pocket.settings import Settings
@@ -27,6 +28,8 @@ from clipsearch.train.loss import info_nce_loss
 
 VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1
+# Without instructions for it, bfloat16 takes many times as long.
+_HALF_IS_QUICK = torch.cpu._is_avx512_bf16_supported()
 
 
 class Block(nn.Module):
@@ -170,16 +173,30 @@ class Lessons:
     labelled: Float32Array
 
 
+class Paired(Protocol):
+    """Who is whose: the photo of each caption, and the label of each labelled photo."""
+
+    @property
+    def owner(self) -> np.ndarray: ...
+    @property
+    def label(self) -> np.ndarray: ...
+
+
 def train_student(
     tower: TextTower,
     lessons: Lessons,
-    corpus: Corpus,
+    corpus: Paired,
     settings: Settings,
     *,
     report: Callable[[int, str], None],
     scale: float,
+    hold: float = 20.0,
 ) -> None:
-    """Distillation and contrast in every step; half of the rows are sentences without a photo."""
+    """Distillation and contrast in every step; half of the rows are sentences without a photo.
+
+    Args:
+        hold: weight of the distance from where the teacher has the sentences.
+    """
     rng = np.random.default_rng(settings.seed)
     torch.manual_seed(settings.seed)
     table = [tower.token_embedding.weight]
@@ -217,7 +234,7 @@ def train_student(
         contrast = info_nce_loss(
             images, with_photo, scale, targets=torch.from_numpy(paired.targets)
         )
-        loss = 20 * distance + contrast
+        loss = hold * distance + contrast
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
@@ -242,7 +259,7 @@ def embed_tokens(tower: TextTower, tokens: np.ndarray, *, together: int = 96) ->
     for start in range(0, len(order), together):
         rows = slice(start, start + together)
         longest = int(ends[rows].max()) + 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=_HALF_IS_QUICK):
             parts.append(tower(words[rows, :longest], ends[rows]))
     back = torch.from_numpy(np.argsort(order))
     return unit(torch.cat(parts)[back])
@@ -264,7 +281,7 @@ class _Paired:
 
 
 def _paired(
-    lessons: Lessons, corpus: Corpus, settings: Settings, rng: np.random.Generator
+    lessons: Lessons, corpus: Paired, settings: Settings, rng: np.random.Generator
 ) -> _Paired:
     """Captions and labels with their photos' vectors, then ImageNet's names without."""
     count = settings.student_paired_batch
