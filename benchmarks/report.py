@@ -304,14 +304,21 @@ def gpu(result: dict[str, Any]) -> str:
                 for one in result["tower"]
             ],
         ),
-        f"Whole runs of `index` over {result['photos']['count']:,} photos of"
-        f" {result['photos']['mean_bytes'] / 1000:.0f} KB, the model loaded, beside what limits"
-        " them:\n",
     ]
+    whole = result["index"].get("photos_per_second", {})
+    about = (
+        f"{result['photos']['count']:,} photos of {result['photos']['mean_bytes'] / 1000:.0f} KB"
+    )
+    if whole:
+        parts.append(
+            f"Whole runs of `index` over {about}, the model loaded, and what limits them:\n"
+        )
+    else:
+        parts.append(f"What limits `index` over {about}; whole runs of it were not measured:\n")
     rows = [
         [f"`index`, {name}", f"{rate:,.0f}"]
         + [f"{100 * share:.0f} %" for share in shares_of_index(result, name).values()]
-        for name, rate in result["index"]["photos_per_second"].items()
+        for name, rate in whole.items()
     ]
     rows += [
         [f"the encoder, {one['model']}, {words}", f"{rate:,.0f}", "", "", ""]
