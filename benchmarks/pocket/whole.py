@@ -20,12 +20,11 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,20 +34,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.pocket.export import WEIGHTS, save_half
-from benchmarks.pocket.heads import TextHead, in_words, likeness_loss, unit
+from benchmarks.pocket.heads import FEATURES, TextHead, in_words, likeness_loss, unit
 from benchmarks.pocket.pack import Pictures, Tokens, read_pictures, read_tokens
 from benchmarks.pocket.settings import Settings
-from benchmarks.pocket.student import TextTower, cosine_schedule
+from benchmarks.pocket.student import TextTower
+from benchmarks.pocket.towers import (
+    Average,
+    ImageTower,
+    Optimizer,
+    SentenceTower,
+    embed_tokens,
+    settle_norms,
+)
 from benchmarks.pocket.views import Looks, as_they_are, blended, views
 from clipsearch.models.torchvision_shim import import_torchvision
 from clipsearch.train.loss import LOGIT_SCALE_CAP, info_nce_loss, rows_loss
 from clipsearch.train.metrics import retrieval_metrics
 
-_FEATURES = 1280
 _SAME_MEANING = 0.95  # sentences this near are no negatives of each other
 _RARE = 0.3  # see heads.Teacher.hold_back
 _WITHOUT_GRADIENT = 512  # rows at once
-_SIDES = {0: 224, 1: 240, 2: 260}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,135 +103,6 @@ TINY = Plan(
     committee_steps=3, captioned=6, labelled=4, others=5, image_steps=3, told=4, named=4, mixed=4,
     text_steps=4, paired=16, world=16, most_world=64,
 )  # fmt: skip
-
-
-class ImageTower(nn.Module):
-    """A trunk and a linear map into the joint space: (B, 3, 260, 260) in -1..1 -> (B, D - 1)."""
-
-    def __init__(self, lite: int, dim: int, dropout: float) -> None:
-        import_torchvision()  # timm imports it, which may need the workaround
-        import timm
-
-        super().__init__()
-        self.trunk = timm.create_model(f"tf_efficientnet_lite{lite}", num_classes=0)
-        self.side_px = _SIDES[lite]
-        self.layout = torch.channels_last
-        self.dropout = nn.Dropout(dropout)
-        self.map = nn.Linear(_FEATURES, dim)
-
-    def pooled(self, pixels: Tensor) -> Tensor:
-        if pixels.shape[-1] != self.side_px:
-            pixels = functional.interpolate(pixels, self.side_px, mode="bicubic", antialias=True)
-        pixels = pixels.contiguous(memory_format=self.layout)
-        with _fast(pixels):
-            features: Tensor = self.trunk(pixels)
-        return features.float()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return unit(self.map(self.dropout(self.pooled(pixels))))
-
-    def trainable(self) -> list[nn.Parameter]:
-        """Convolutions. Batch norms stay as ImageNet left them."""
-        modules = (m for m in self.trunk.modules() if isinstance(m, nn.Conv2d))
-        return [p for m in modules for p in m.parameters()]
-
-    def begin(self) -> None:
-        """Ready to be trained: dropout, but batch norms as they are."""
-        self.requires_grad_(False)
-        for parameter in [*self.trainable(), *self.map.parameters()]:
-            parameter.requires_grad_(True)
-        self.eval()
-        self.dropout.train()
-
-
-class SentenceTower(nn.Module):
-    """The sentence encoder and a head: (B, M) tokens -> (B, D - 1) unit rows."""
-
-    def __init__(self, encoder: nn.Module, head: TextHead) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        tokens = tokens[:, : int((tokens > 0).sum(1).max())].long()
-        mask = (tokens > 0).long()
-        with _fast(tokens):
-            hidden = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
-        weights = mask[..., None].float()
-        return unit((hidden.float() * weights).sum(1) / weights.sum(1))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return unit(self.head(self.encode(tokens)))
-
-
-class Average:
-    """Moving averages of some weights (Polyak and Juditsky 1992)."""
-
-    def __init__(self, weights: Iterable[nn.Parameter], keep: float = 0.99) -> None:
-        self._weights, self._keep, self._step = list(weights), keep, 0
-        self._means = [weight.detach().clone() for weight in self._weights]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self._step += 1
-        keep = min(self._keep, self._step / (self._step + 9))
-        torch._foreach_lerp_(self._means, [w.detach() for w in self._weights], 1 - keep)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """The averages in place of the weights, or back."""
-        for weight, mean in zip(self._weights, self._means, strict=True):
-            now = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(now)
-
-
-class Optimizer:
-    """AdamW with a warm-up and a cosine, and the average of what it trains.
-
-    Args:
-        steps, seconds: it is done after so many, whichever comes first.
-    """
-
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        steps: int,
-        *,
-        seconds: float = math.inf,
-        keep: float = 0.99,
-    ) -> None:
-        self._adam = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
-        self._peaks = [group["lr"] for group in self._adam.param_groups]
-        self._steps, self._seconds = steps, seconds
-        self._began = time.perf_counter()
-        self._weights = [p for group in groups for p in group["params"]]
-        self._reported = 0.0
-        self.taken = 0
-        self.average = Average(self._weights, keep)
-
-    @property
-    def done(self) -> float:
-        """The share of the way that lies behind: 1 at the end."""
-        passed = (time.perf_counter() - self._began) / self._seconds
-        return min(1.0, max(self.taken / self._steps, passed))
-
-    def step(self) -> None:
-        """After the backward pass."""
-        rate = cosine_schedule(int(1000 * self.done), 1000, warmup=80)
-        for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * rate
-        nn.utils.clip_grad_norm_(self._weights, 5.0)
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
-        self.average.update()
-        self.taken += 1
-
-    def due(self, share: float) -> bool:
-        """Whether another such share of the way lies behind, or the end was reached."""
-        if self.done < 1 and self.done < self._reported + share:
-            return False
-        self._reported = self.done
-        return True
 
 
 class Run:
@@ -421,7 +297,7 @@ class Run:
         mean, aim = pooled.mean(0), wanted.mean(0)
         centred = pooled - mean
         gram = centred.T @ centred + 0.3 * len(photos) * centred.var(0).mean() * torch.eye(
-            _FEATURES, device=self.device, dtype=torch.float64
+            FEATURES, device=self.device, dtype=torch.float64
         )
         solution = torch.linalg.solve(gram, centred.T @ (wanted - aim)).T
         with torch.no_grad():
@@ -773,24 +649,10 @@ class Run:
         return rows.view(*texts.shape[:-1], -1)
 
 
-def _fast(like: Tensor) -> torch.autocast:
-    """bfloat16, where that is the faster one."""
-    return torch.autocast(like.device.type, torch.bfloat16, enabled=like.is_cuda)
-
-
 def _apart(texts: Tensor, taught: Tensor) -> Tensor:
     """As `student._apart`: where they point, and how far they are held back."""
     directions = (unit(texts[:, :-1]) * unit(taught[:, :-1])).sum(1)
     return (1 - directions + (texts[:, -1] - taught[:, -1]).square()).mean()
-
-
-def embed_tokens(tower: TextTower, tokens: Tensor) -> Tensor:
-    """(B, L) tokens, padded with 0 -> (B, D) unit rows."""
-    lengths = (tokens > 0).sum(1)
-    tokens = tokens[:, : int(lengths.max())].long()
-    with _fast(tokens):
-        rows = tower(tower.token_embedding(tokens), lengths - 1)
-    return unit(rows.float())
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -804,41 +666,6 @@ def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in state.items()
         if name.startswith(prefix)
     }
-
-
-@torch.no_grad()
-def settle_norms(trunk: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Let every batch norm remember what comes through now; the tower computes what it did.
-
-    Convolutions were trained in front of norms that stayed as they were, so these no longer tell
-    mean and variance, which 8-bit ranges are taken from (`openvino_lite_int8`).
-    """
-    norms = [m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]
-    sums = {norm: [0.0, 0.0, 0] for norm in norms}
-
-    def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        signal = inputs[0].double()
-        tally = sums[norm]
-        tally[0] += signal.sum((0, 2, 3))
-        tally[1] += signal.square().sum((0, 2, 3))
-        tally[2] += signal.shape[0] * signal.shape[2] * signal.shape[3]
-
-    hooks = [norm.register_forward_pre_hook(count) for norm in norms]
-    for batch in batches:
-        trunk(batch)
-    for hook in hooks:
-        hook.remove()
-    for norm in norms:
-        total, squares, number = sums[norm]
-        mean = total / number
-        variance = squares / number - mean.square()
-        old = (norm.running_var.double() + norm.eps).sqrt()
-        new = (variance + norm.eps).sqrt()
-        gain, bias = norm.weight.double(), norm.bias.double()
-        norm.bias.copy_(bias + gain * (mean - norm.running_mean.double()) / old)
-        norm.weight.copy_(gain * new / old)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
 
 
 def write_image(tower: ImageTower, output: Path) -> None:
