@@ -253,7 +253,7 @@ def setting() -> dict[str, object]:
         "command": " ".join(
             # Where photos lie on the machine is nobody's business.
             ["python", "-m", f"benchmarks.pocket.{Path(sys.argv[0]).stem}"]
-            + [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+            + [Path(word).name if "/" in word else word for word in sys.argv[1:]]
         ),
         "machine": f"{platform.machine()}, {len(cpu)} x {cpu[0].partition(':')[2].strip()}",
         "python": platform.python_version(),
