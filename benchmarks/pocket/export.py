@@ -1,20 +1,15 @@
-"""The finished model as a directory that plain open_clip loads: `local-dir:DIRECTORY`.
-
-`python -m benchmarks.pocket.export PARTS DIRECTORY` joins what `whole.py` wrote.
-"""
+"""The finished model as a directory that plain open_clip loads: `local-dir:DIRECTORY`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -78,21 +73,6 @@ def export_model(
     _write_config(folder, settings)
 
 
-def join_parts(parts: Path, folder: Path, settings: Settings) -> None:
-    """A model directory from what `whole.write_parts` wrote."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Tensor] = {}
-    for name in ("image", "text"):
-        state |= load_file(parts / f"part-{name}.safetensors")
-    table = [load_file(path) for path in sorted(parts.glob("part-words-*.safetensors"))]
-    state["token_embedding.weight"] = torch.cat(
-        [value for part in table for value in part.values()]
-    )
-    save_half(state, folder / WEIGHTS)
-    layers = sum(name.endswith("ln_1.weight") for name in state)
-    _write_config(folder, replace(settings, text_layers=layers))
-
-
 def save_half(state: dict[str, Tensor], path: Path) -> None:
     """Floating point in half precision, the rest as it is."""
     half = {
@@ -145,15 +125,3 @@ def verify(
     if min(cosines) < 0.999:
         raise ValueError(f"open_clip's vectors differ from the trained ones: cosines {cosines}")
     return cosines[0], cosines[1]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", type=Path)
-    parser.add_argument("directory", type=Path)
-    chosen = parser.parse_args()
-    join_parts(chosen.parts, chosen.directory, Settings())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The text tower once more, beside the photos as a new image tower sees them.
 
-    python -m benchmarks.pocket.retell --pack PACK --start DIR --photos DIR --rendered DIR
-                                       --work DIR --output DIR
+    python -m benchmarks.pocket.retell --pack PACK --start DIR --image FILE --photos DIR
+                                       --rendered DIR --work DIR --output DIR
 
 For an image tower that was trained without a text tower of its own: sentences stay near where they
 were, all 400,000 of them, while captions find their photos in several views.
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.pocket.export import WEIGHTS, save_half
@@ -63,11 +64,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    for name in ("pack", "start", "photos", "rendered", "work", "output"):
+    for name in ("pack", "start", "image", "photos", "rendered", "work", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rate", type=float, default=4e-4)
-    parser.add_argument("--hold", type=float, default=20.0, help="weight of staying put")
+    parser.add_argument("--hold", type=float, default=10.0, help="weight of staying put")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
     chosen.work.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,9 @@ def main() -> None:
         "labelled": read_tars(chosen.photos / "train", "labelled-*.tar"),
         "dev": read_tars(chosen.photos / "dev", "*.tar"),
     }
-    encoder = load_encoder(chosen.start, precision="int8", threads=2)
+    joined = chosen.work / "joined"
+    write_model(joined, chosen.start, load_file(chosen.image))
+    encoder = load_encoder(joined, precision="int8", threads=2)
     seen = {
         kind: see_views(encoder, photos[kind], chosen.work / f"{kind}.npy", settings.seed)
         for kind in photos
@@ -142,13 +145,17 @@ def main() -> None:
         scale=scale,
         hold=chosen.hold,
     )
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    for file in chosen.start.iterdir():
-        shutil.copy(file, chosen.output / file.name)
-    save_half(
-        {**load_file(chosen.start / WEIGHTS), **tower.open_clip_state()}, chosen.output / WEIGHTS
-    )
+    write_model(chosen.output, joined, tower.open_clip_state())
     say(f"written: dev {measure()}")
+
+
+def write_model(folder: Path, start: Path, changed: dict[str, Tensor]) -> None:
+    """A copy of a model's directory with some of its weights changed, and without its marks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in start.iterdir():
+        if file.name not in (WEIGHTS, "fingerprints.json"):
+            shutil.copy(file, folder / file.name)
+    save_half({**load_file(start / WEIGHTS), **changed}, folder / WEIGHTS)
 
 
 def _said(tower: TextTower, groups: np.ndarray) -> Float32Array:

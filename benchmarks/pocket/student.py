@@ -89,12 +89,9 @@ class TextTower(nn.Module):
 
     @torch.no_grad()
     def load_open_clip(self, state: dict[str, Tensor]) -> None:
-        """Take weights by open_clip's names. Blocks that they do not know do nothing at first."""
+        """Take weights by open_clip's names."""
         for name, value in self._open_clip_names():
-            if name in state:
-                value.copy_(state[name])
-            elif name.rpartition(".")[0].endswith(("attn.out_proj", "mlp.c_proj")):
-                value.zero_()
+            value.copy_(state[name])
 
     def _open_clip_names(self) -> Iterator[tuple[str, Tensor]]:
         yield "positional_embedding", self.positional_embedding

@@ -1,4 +1,4 @@
-"""Train `pocket` on, all layers of both towers, on a GPU: `python -m benchmarks.pocket.whole`.
+"""Train `pocket`'s whole image tower on, on a GPU: `python -m benchmarks.pocket.whole`.
 
 It begins with a released `pocket` and what `pack.py` wrote. Stages, each kept under --work and
 skipped when it is there:
@@ -6,11 +6,9 @@ skipped when it is there:
     committee   three image towers (the released one, and Lite1 and Lite0 from ImageNet) and the
                 sentence encoder, every layer of them, learn from photos with captions and labels
     image       the released image tower learns what all of them see, in views never seen twice
-    text        the released text tower, with two more layers, learns what the sentence encoder
-                says, beside the photos as the new image tower sees them
 
-Weights come out as safetensors of at most 16 MB each, which `export.py` joins to an open_clip
-directory. Only the dev photos are looked at for figures.
+Its weights come out in half precision, under open_clip's names; `retell.py` lets the text tower
+learn on beside it. Only the dev photos are looked at for figures.
 """
 
 from __future__ import annotations
@@ -48,11 +46,11 @@ from benchmarks.pocket.towers import (
 )
 from benchmarks.pocket.views import Looks, as_they_are, blended, views
 from clipsearch.models.torchvision_shim import import_torchvision
-from clipsearch.train.loss import LOGIT_SCALE_CAP, info_nce_loss, rows_loss
+from clipsearch.train.loss import LOGIT_SCALE_CAP, rows_loss
 from clipsearch.train.metrics import retrieval_metrics
 
+IMAGE = "image.safetensors"
 _SAME_MEANING = 0.95  # sentences this near are no negatives of each other
-_RARE = 0.3  # see heads.Teacher.hold_back
 _WITHOUT_GRADIENT = 512  # rows at once
 
 
@@ -61,8 +59,8 @@ class Plan:
     """What is trained for how long; chosen on the dev photos.
 
     Attributes:
-        committee_steps, image_steps, text_steps: of AdamW, each with a warm-up and a cosine; fewer
-            where the seconds beside them are over before; `all_seconds` bound the whole run.
+        committee_steps, image_steps: of AdamW, each with a warm-up and a cosine; fewer where the
+            seconds beside them are over before.
         captioned, labelled: photos in a batch of the committee; `others` captions contend too.
         anchor: weight of staying near what the released towers say.
         shares: of Lite2, Lite1, Lite0 and the released tower in what the image tower is told.
@@ -71,7 +69,7 @@ class Plan:
     """
 
     seed: int = 21
-    committee_steps: int = 350
+    committee_steps: int = 125
     committee_seconds: float = math.inf
     captioned: int = 448
     labelled: int = 192
@@ -82,26 +80,18 @@ class Plan:
     head_rate: float = 1e-3
     encoder_rate: float = 4e-5
     shares: tuple[float, ...] = (0.35, 0.25, 0.15, 0.25)
-    image_steps: int = 600
+    image_steps: int = 245
     image_seconds: float = math.inf
     told: int = 256
     named: int = 128
     mixed: int = 384
     image_rate: float = 4e-4
-    text_steps: int = 3000
-    text_seconds: float = math.inf
-    all_seconds: float = math.inf
-    text_layers: int = 6
-    text_rate: float = 8e-4
-    paired: int = 1024
-    world: int = 2048
-    reach_power: float = 0.6
     most_world: int = 10**6
 
 
 TINY = Plan(
     committee_steps=3, captioned=6, labelled=4, others=5, image_steps=3, told=4, named=4, mixed=4,
-    text_steps=4, paired=16, world=16, most_world=64,
+    most_world=64,
 )  # fmt: skip
 
 
@@ -116,7 +106,6 @@ class Run:
         self._pack = pack
         work.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
-        self.rng = np.random.default_rng(plan.seed)
 
     @property
     def elapsed(self) -> float:
@@ -181,14 +170,6 @@ class Run:
             tower.map.bias.copy_(self._released["visual.head.proj.bias"][:dim].float())
         return self._placed(tower)
 
-    def released_text_tower(self, layers: int) -> TextTower:
-        """More layers than were released begin as doing nothing."""
-        settings = replace(self.settings, text_layers=layers)
-        tower = TextTower(settings, self._released["token_embedding.weight"].float())
-        tower.load_open_clip({k: v.float() for k, v in self._released.items()})
-        placed: TextTower = tower.to(self.device)
-        return placed
-
     def _placed(self, tower: ImageTower) -> ImageTower:
         tower.layout = self.layout
         return tower.to(self.device).eval().to(memory_format=self.layout)
@@ -222,7 +203,9 @@ class Run:
 
     @cached_property
     def anchor_text(self) -> TextTower:
-        return self.released_text_tower(self.settings.text_layers).requires_grad_(False)
+        tower = TextTower(self.settings, self._released["token_embedding.weight"].float())
+        tower.load_open_clip({k: v.float() for k, v in self._released.items()})
+        return tower.to(self.device).requires_grad_(False)
 
     @torch.no_grad()
     def seen(self, tower: Callable[[Tensor], Tensor], photos: Tensor) -> Tensor:
@@ -530,130 +513,6 @@ class Run:
         )
         return some[torch.randperm(len(some), device=self.device)]
 
-    # Stage three.
-
-    def text_tower(
-        self, image: ImageTower, towers: list[ImageTower], sentences: SentenceTower
-    ) -> TextTower:
-        """The released text tower, told by the sentence encoder."""
-        tower = self.released_text_tower(self.plan.text_layers)
-        path = self.work / "text.pt"
-        if not path.exists():
-            self._train_text_tower(tower, image, towers, sentences)
-            torch.save(tower.state_dict(), path)
-        tower.load_state_dict(torch.load(path))
-        return tower.eval().requires_grad_(False)
-
-    def _train_text_tower(
-        self,
-        tower: TextTower,
-        image: ImageTower,
-        towers: list[ImageTower],
-        sentences: SentenceTower,
-    ) -> None:
-        plan = self.plan
-        scale = json.loads((self.work / "scale.json").read_text())
-        members = [*towers, self.anchor_image]
-        photos = torch.cat(
-            [
-                self._agreed([self.seen(t, some) for t in members])
-                for some in (self.captioned, self.labelled)
-            ]
-        )
-        kinds = ("captions", "labels", "imagenet", "world")
-        said = {kind: self.sentences(kind, "clip") for kind in kinds}
-        told = {
-            kind: self._held_back(self.said(sentences, self.sentences(kind, "minilm")), photos)
-            for kind in kinds
-        }
-        lengths = told["captions"][:, 0, :-1].norm(dim=1)
-        (self.work / "export-scale.json").write_text(json.dumps(scale / float(lengths.mean())))
-        looks = [self._looked(image, each) for each in (self.captioned, self.labelled)]
-        dev_photos = self.seen(image, self.dev)
-        dev_tokens = self.sentences("dev", "clip")[:, 0]
-        heard = self._held_back(self.said(sentences, self.sentences("dev", "minilm")[:, 0]), photos)
-        self.measure("text: the teacher's own", dev_photos, heard)
-        table = [tower.token_embedding.weight]
-        others = [p for p in tower.parameters() if p is not table[0]]
-        optimizer = Optimizer(
-            [
-                {"params": [p for p in others if p.ndim >= 2], "lr": plan.text_rate},
-                {
-                    "params": [p for p in others if p.ndim < 2],
-                    "lr": plan.text_rate,
-                    "weight_decay": 0,
-                },
-                # Words met seldom keep what the sentence encoder said of them.
-                {"params": table, "lr": 0.2 * plan.text_rate, "weight_decay": 0.0},
-            ],
-            plan.text_steps,
-            seconds=min(plan.text_seconds, plan.all_seconds - self.elapsed),
-        )
-        order = (said["world"][:, 0] > 0).sum(1).argsort(stable=True)
-        while optimizer.done < 1:
-            rows, own = self._captions_of(3 * plan.paired // 4)
-            named = torch.multinomial(self._label_chances, plan.paired // 4)
-            label = self.label[named]
-            classes = torch.randint(len(said["imagenet"]), (plan.paired // 6,), device=self.device)
-            start = int(torch.randint(max(1, len(order) - plan.world), ()))
-            world = order[start : start + plan.world]
-            picks = [
-                ("captions", own, self._ways(len(own), said["captions"].shape[1])),
-                ("labels", label, self._any(said["labels"], label)),
-                ("imagenet", classes, self._any(said["imagenet"], classes)),
-            ]
-            tokens = _stacked([said[kind][group, way] for kind, group, way in picks])
-            taught = torch.cat([told[kind][group, way] for kind, group, way in picks])
-            texts, far = embed_tokens(tower, tokens), embed_tokens(tower, said["world"][world, 0])
-            distance = _apart(texts, taught) + _apart(far, told["world"][world, 0])
-            which = torch.randint(len(looks[0]), (2,))
-            seen = torch.cat([looks[0][which[0], rows], looks[1][which[1], named]])
-            where = unit(taught[: len(seen), :-1])
-            identity = torch.cat([rows, 10**6 + label])
-            right = (identity[:, None] == identity) | (where @ where.T > _SAME_MEANING)
-            contrast = info_nce_loss(seen, unit(texts[: len(seen), :-1]), scale, targets=right)
-            (20 * distance + contrast).backward()
-            optimizer.step()
-            if optimizer.due(0.25):
-                line = f"distance {float(distance) / 2:.4f} contrast {float(contrast):.3f}"
-                self.say(f"text: step {optimizer.taken}: {line}")
-                optimizer.average.swap()
-                rows_said = self.said(lambda t: embed_tokens(tower, t), dev_tokens)
-                self.measure("text", dev_photos, rows_said)
-                optimizer.average.swap()
-        optimizer.average.swap()
-
-    def _any(self, said: Tensor, groups: Tensor) -> Tensor:
-        return torch.randint(said.shape[1], (len(groups),), device=self.device)
-
-    @torch.no_grad()
-    def _looked(self, image: ImageTower, photos: Tensor, times: int = 6) -> Tensor:
-        """(times, N, D - 1): once as they are, then in random views."""
-        looks = [self.seen(image, photos)]
-        for _ in range(times - 1):
-            parts = photos.split(_WITHOUT_GRADIENT)
-            looks.append(torch.cat([image(views(part, Looks(small=0.1))) for part in parts]))
-        return torch.stack(looks)
-
-    @torch.no_grad()
-    def _held_back(self, texts: Tensor, photos: Tensor) -> Tensor:
-        """As `heads.Teacher.hold_back`, on the device."""
-        flat = texts.reshape(-1, texts.shape[-1])
-        nearest = self.settings.reach_neighbours
-        reach = [
-            (part @ photos.T).topk(min(nearest, len(photos))).values.mean(1)
-            for part in flat.split(4096)
-        ]
-        length = (_RARE / torch.cat(reach).clamp(min=_RARE)).pow(self.plan.reach_power)[:, None]
-        rows = torch.cat([length * flat, (1 - length.square()).sqrt()], 1)
-        return rows.view(*texts.shape[:-1], -1)
-
-
-def _apart(texts: Tensor, taught: Tensor) -> Tensor:
-    """As `student._apart`: where they point, and how far they are held back."""
-    directions = (unit(texts[:, :-1]) * unit(taught[:, :-1])).sum(1)
-    return (1 - directions + (texts[:, -1] - taught[:, -1]).square()).mean()
-
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
     width = max(part.shape[1] for part in parts)
@@ -668,23 +527,12 @@ def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def write_image(tower: ImageTower, output: Path) -> None:
+def write_image(tower: ImageTower, path: Path) -> None:
     """In half precision, under open_clip's names."""
     state: dict[str, Tensor] = {f"visual.trunk.{k}": v for k, v in tower.trunk.state_dict().items()}
     state["visual.head.proj.weight"] = functional.pad(tower.map.weight, (0, 0, 0, 1))
     state["visual.head.proj.bias"] = functional.pad(tower.map.bias, (0, 1))
-    output.mkdir(parents=True, exist_ok=True)
-    save_half(state, output / "part-image.safetensors")
-
-
-def write_text(tower: TextTower, logit_scale: float, output: Path) -> None:
-    """The same; the table of words in two files of less than 16 MB."""
-    state = tower.open_clip_state() | {"logit_scale": torch.tensor(math.log(logit_scale))}
-    table = state.pop("token_embedding.weight")
-    save_half(state, output / "part-text.safetensors")
-    for number, rows in enumerate(table.chunk(2)):
-        part = {f"token_embedding.weight.{number}": rows}
-        save_half(part, output / f"part-words-{number}.safetensors")
+    save_half(state, path)
 
 
 def main() -> None:
@@ -694,7 +542,6 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True, help="a released pocket's directory")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--plan", type=json.loads, default={}, help="JSON of what to change in it")
@@ -712,13 +559,8 @@ def main() -> None:
     image = run.image_tower(towers, sentences)
     some = run.captioned[:: max(1, len(run.captioned) // 2048)]
     settle_norms(image.trunk, (as_they_are(part) for part in some.split(128)))
-    write_image(image, chosen.output)
+    write_image(image, chosen.work / IMAGE)
     run.measure("image, norms settled", run.seen(image, run.dev), released)
-    text = run.text_tower(image, towers, sentences)
-    said = run.said(lambda t: embed_tokens(text, t), run.sentences("dev", "clip")[:, 0])
-    run.measure("pocket", run.seen(image, run.dev), said)
-    scale = json.loads((run.work / "export-scale.json").read_text())
-    write_text(text, scale, chosen.output)
     run.say("written")
 
 
