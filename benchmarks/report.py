@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -70,10 +71,10 @@ def where(result: dict[str, Any]) -> str:
     return "; ".join(words) + f". Command: `{result['command']}`.{shared}\n"
 
 
-def indexing(result: dict[str, Any]) -> str:
+def indexing(result: dict[str, Any], title: str = "Indexing") -> str:
     runs: Runs = result["runs"]
     parts = [
-        "## Indexing\n",
+        f"## {title}\n",
         "Whole runs over an empty library, start-up counted, each with one text query at its end"
         " (a run of rclip always answers one). Everybody's ViT-B-32-256 has the same random"
         " weights. The loop with open_clip is what one writes by hand; it and clip-retrieval write"
@@ -347,6 +348,7 @@ def gpu(result: dict[str, Any]) -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed-indexing": indexing,
+    "speed-indexing-older": partial(indexing, title="Indexing on older cores, without VNNI"),
     "speed-fidelity": fidelity,
     "speed-queries": queries,
     "speed-warm": warm,

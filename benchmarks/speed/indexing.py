@@ -1,6 +1,6 @@
 """Indexing: photos a second and peak memory of whole runs, ours and the peers' in turn.
 
-    python -m benchmarks.speed.indexing PHOTOS WORK [--rounds 3]
+    python -m benchmarks.speed.indexing PHOTOS WORK [--rounds 3] [--rclip-alone] [--name NAME]
 
 Every run starts with an empty library and ends with one answered query, since a run of rclip does.
 Converted towers, verdicts on precision (`runtimes/trial.py`) and compiled Python files are there
@@ -81,11 +81,14 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rclip-alone", action="store_true", help="no other peer")
+    parser.add_argument("--name", default="speed-indexing", help="of the results")
     options = parser.parse_args()
     work = options.work.resolve()
     photos.make(options.photos, work)
     models.make(work)
-    rclip, inference = peer.install(work), peer.install_clip_retrieval(work)
+    rclip = peer.install(work)
+    inference = None if options.rclip_alone else peer.install_clip_retrieval(work)
     home = work / "home"
     vit, smaller = f"models/{models.NAME}", f"models/{models.SMALLER}"
     shutil.rmtree(home / ".cache" / "clipsearch", ignore_errors=True)
@@ -103,9 +106,9 @@ def main() -> None:
             ours(work, kind, vit, "clipsearch, ViT-B-32-256"),
             ours(work, kind, smaller, "clipsearch, ViT-B-32 at 224 px"),
             theirs(work, kind, rclip),
-            plain(work, kind),
-            clip_retrieval(work, kind, inference),
         ]
+        if inference:
+            programs += [plain(work, kind), clip_retrieval(work, kind, inference)]
         # The peer alone needs a warm-up still, for its compiled files and the page cache.
         if kind == "mid":
             programs.insert(1, ours(work, kind, "pocket", "clipsearch, pocket in fp32", "fp32"))
@@ -114,7 +117,7 @@ def main() -> None:
             for run in measure.in_turn(programs, rounds=options.rounds, home=home, warm_up=0)
         ]
     measure.write(
-        "speed-indexing",
+        options.name,
         {
             "claim": "indexing whole folders, start-up and one query included",
             "command": "clipsearch index --model M photos/KIND && clipsearch query ...; rclip ...",
@@ -125,8 +128,14 @@ def main() -> None:
                 }
                 for kind in ("mid", "big")
             },
-            "second_peer": measure.versions(
-                str(inference), ("clip-retrieval", "torch", "open_clip_torch", "numpy")
+            **(
+                {
+                    "second_peer": measure.versions(
+                        str(inference), ("clip-retrieval", "torch", "open_clip_torch", "numpy")
+                    )
+                }
+                if inference
+                else {}
             ),
             "peer": measure.versions(
                 str(rclip.parent / "python"), ("rclip", "onnxruntime", "numpy", "pillow")
