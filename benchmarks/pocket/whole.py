@@ -14,7 +14,6 @@ learn on beside it. Only the dev photos are looked at for figures.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import time
@@ -26,14 +25,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.pocket.export import WEIGHTS, save_half
 from benchmarks.pocket.heads import FEATURES, TextHead, in_words, likeness_loss, unit
-from benchmarks.pocket.pack import Pictures, Tokens, read_pictures, read_tokens
+from benchmarks.pocket.pack import KINDS, Pictures, Tokens, read_pictures, read_tokens
+from benchmarks.pocket.photos import open_rgb, squash
 from benchmarks.pocket.settings import Settings
 from benchmarks.pocket.student import TextTower
 from benchmarks.pocket.towers import (
@@ -122,7 +121,7 @@ class Run:
 
     def load(self) -> None:
         """Pictures and tokens onto the device."""
-        kinds = {k: read_pictures(self._pack, k) for k in ("flickr", "scenes", "labelled", "dev")}
+        kinds = {kind: read_pictures(self._pack, kind) for kind in KINDS}
         flickr, scenes, labelled = (kinds[k] for k in ("flickr", "scenes", "labelled"))
         self.captioned = torch.cat([self._pixels(flickr), self._pixels(scenes)])
         self.owner = torch.from_numpy(
@@ -145,9 +144,7 @@ class Run:
         side = self.settings.side_px
 
         def read(jpeg: bytes) -> np.ndarray:
-            image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-            square = image.resize((side, side), Image.Resampling.BICUBIC)
-            return np.asarray(square).transpose(2, 0, 1)
+            return np.asarray(squash(open_rgb(jpeg), side)).transpose(2, 0, 1)
 
         with ThreadPoolExecutor(16) as pool:
             return torch.from_numpy(np.stack(list(pool.map(read, pictures.jpegs)))).to(self.device)
