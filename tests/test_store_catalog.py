@@ -213,6 +213,31 @@ def test_files_that_swapped_names_differ_in_their_inodes_alone(store: Store) -> 
     assert read(a=0, b=0, c=0) == ""
 
 
+def test_folders_that_traded_names_differ_in_their_inodes_alone(store: Store) -> None:
+    catalog, root = store.catalog, store.root.id
+    before = {"x/1": 5, "x/2": 6, "y/1": 7, "y/2": 8}
+    catalog.commit_batch(
+        store.model.id,
+        catalog.begin_scan(),
+        [entry(root, name, name, inode=inode) for name, inode in before.items()],
+    )
+
+    def read(folder: str, **inodes: int) -> list[str]:
+        files = [found(f"{folder}/{name[1:]}", inode=inode) for name, inode in inodes.items()]
+        changes = catalog.compare_folder(root, folder, files)
+        return [file.relative_path for file in changes.to_read]
+
+    # mv x t; mv y x; mv t y
+    scan = catalog.begin_scan()
+    assert read("x", _1=7, _2=8) == ["x/1", "x/2"]
+    moved = [entry(root, "x/1", "y/1", inode=7), entry(root, "x/2", "y/2", inode=8)]
+    catalog.commit_batch(store.model.id, scan, moved)
+    assert read("y", _1=5, _2=6) == ["y/1", "y/2"]
+    # a disk that numbers its files anew at each mount
+    catalog.begin_scan()
+    assert read("x", _1=101, _2=102) == []
+
+
 def test_names_that_are_not_utf8_and_huge_inodes_come_back_as_they_were(store: Store) -> None:
     name = 'caf\udce9/[odd] "name"\n.jpg'
     catalog = store.catalog

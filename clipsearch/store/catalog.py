@@ -301,6 +301,7 @@ class Catalog:
         self._questions: sqlite3.Connection | None = None
         self._ledger = _Ledger()
         self._compared_roots: set[int] = set()
+        self._twins: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Catalog:
@@ -496,6 +497,7 @@ class Catalog:
         with self._transaction() as connection:
             self._ledger = _Ledger()
             self._compared_roots.clear()
+            self._twins = None
             started = connection.execute(self._tables.scan.insert().values(started=time.time()))
             key = started.inserted_primary_key
             assert key is not None
@@ -532,7 +534,7 @@ class Catalog:
         A file is as it was if its size and time are, and its inode: files of one size and time
         that swapped names differ in nothing else. Some file systems number files anew at every
         mount: where not one inode of the folder held, they count only if files traded them, or
-        one lies over another.
+        one lies over another, here or in another folder.
 
         Args:
             relative_folder: '' for the root itself.
@@ -565,7 +567,9 @@ class Catalog:
             else:
                 doubtful.append((file, before))
         for file, before in doubtful:
-            if inodes_hold or before[2] in inodes_now or _signed(file.inode) in inodes_before:
+            inode = _signed(file.inode)
+            traded = before[2] in inodes_now or inode in inodes_before
+            if inodes_hold or traded or self._is_a_twin(inode, before[0], before[1]):
                 fresh.add(file.relative_path)
             else:
                 same.append((file, before))
@@ -580,6 +584,24 @@ class Catalog:
             changes.to_read = [file for file in files if file.relative_path in fresh]
         changes.gone = [-before[3] if before[-1] else before[3] for before in known.values()]
         return changes
+
+    def _is_a_twin(self, inode: int, size: int, mtime_ns: int) -> bool:
+        """Whether a file of this size, time and inode lies, or lay, in another folder.
+
+        Folders that trade names bring such files along. They are looked up once a scan, before it
+        changes them, as sorted hashes: 8 bytes for every file that has a twin elsewhere.
+        """
+        if self._twins is None:
+            alike = self._read(
+                "SELECT inode, size, mtime_ns FROM file JOIN"
+                " (SELECT size, mtime_ns FROM file GROUP BY size, mtime_ns"
+                " HAVING min(folder) < max(folder) OR min(root_id) < max(root_id))"
+                " USING (size, mtime_ns)"
+            )
+            self._twins = np.sort(np.fromiter(map(hash, alike), np.int64, len(alike)))
+        wanted = hash((inode, size, mtime_ns))
+        place = int(np.searchsorted(self._twins, wanted))
+        return place < len(self._twins) and int(self._twins[place]) == wanted
 
     def folders_of(self, root_id: int) -> Iterator[str]:
         """Folders, relative to a root, that the catalogue knows files of; ascending."""
