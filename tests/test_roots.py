@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from conftest import Cli, draw_photo
 from clipsearch.errors import PhotoFolderError, UsageError
 from clipsearch.library import Library
 from clipsearch.photos.scan import scan_folder
+from clipsearch.store.catalog import Catalog
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="POSIX file names")
 
 
 @pytest.fixture
@@ -88,6 +92,55 @@ def test_names_that_differ_in_a_byte_that_is_no_text_are_two(library: Library, a
     library.remove([album / os.fsdecode(b"caf\xe9.jpg")])
     library.index()
     assert f"album/{os.fsdecode(b'caf' + bytes([0xE8]))}.jpg" in known(library)
+
+
+# Blanks of every kind, and signs that mean something to gitignore.
+ODD_NAMES = [
+    *(
+        "x.jpg\n",
+        "x.jpg\t",
+        "x.jpg ",
+        "x.jpg\u00a0",
+        "x\u2003",
+        "x\x85",
+        "x\udc85",
+        " x",
+        "a\nb.jpg",
+    ),
+    *("a b.jpg", "a\\b.jpg", "a\\ ", "[x].jpg", "!x", "#x", "a*?", "caf\udce9.jpg", "e\u0301.jpg"),
+]
+
+
+@needs_posix
+def test_a_removed_photo_may_have_any_name(library: Library, album: Path) -> None:
+    odd = [album / "Private" / name for name in ODD_NAMES]
+    for seed, path in enumerate(odd, start=100):
+        draw_photo(album / "plain.jpg", seed).rename(path)
+    library.index([album])
+    assert library.remove(odd) == (len(odd), len(odd))
+    report = library.index()
+    assert (report.added, report.unchanged) == (0, 4)
+    assert library.index([odd[0]]).added == 1
+
+
+@needs_posix
+def test_what_an_older_library_left_out_by_patterns_stays_so(library: Library, album: Path) -> None:
+    odd = [album / "Private" / name for name in ODD_NAMES]
+    for seed, path in enumerate(odd, start=100):
+        draw_photo(album / "plain.jpg", seed).rename(path)
+    patterns = ["/" + re.sub(r"([\\*?\[\]!#\s])", r"\\\1", f"Private/{name}") for name in ODD_NAMES]
+    with Catalog.open(library.folder) as catalog:
+        catalog.add_root(str(album), {"left_out": patterns})
+    assert library.index().added == 4
+    assert library.index([odd[3], odd[4]]).added == 2  # named, they are wanted again
+    assert library.remove([album / "top.jpg"]) == (1, 1)
+    library.index([album.parent], exclude=["plain.jpg"])
+    assert library.index().unchanged == 5
+    (root,) = library.status().roots
+    assert root.left_out[1:] == [
+        *(f"/album/Private/{name}" for name in ODD_NAMES if name not in {odd[3].name, odd[4].name}),
+        "/album/top.jpg",
+    ]
 
 
 def test_an_outer_folder_takes_over_the_rules_of_the_inner_one(

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clipsearch.errors import PhotoFolderError, UsageError
-from clipsearch.photos.scan import SYSTEM_FOLDERS, Scan, scan_folder
+from clipsearch.photos.scan import SYSTEM_FOLDERS, Exclusions, Scan, scan_folder
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="POSIX file names and links")
 
@@ -303,6 +304,24 @@ def test_an_ignore_file_that_cannot_be_read_fails_its_folder(tmp_path: Path) -> 
     scan = scan_folder(tmp_path)
     assert names(scan) == ["b.jpg"]
     assert scan.is_unreadable("private")
+
+
+def test_a_thousand_places_left_out_cost_a_file_no_more_than_one() -> None:
+    def seconds(places: int) -> float:
+        rules = Exclusions("/r", (), [f"2019/{i % 50:02}/IMG_{i:05}.jpg" for i in range(places)])
+        assert rules.excludes("2019/00/IMG_00000.jpg")
+        return min(
+            timeit.repeat(lambda: rules.excludes("2020/07/IMG_00007.jpg"), number=200, repeat=5)
+        )
+
+    assert seconds(1000) < 10 * seconds(1)  # as patterns: a hundred times and more
+
+
+def test_what_is_left_out_takes_along_what_lies_in_it(tmp_path: Path) -> None:
+    put(tmp_path, "a/b/c.jpg", "a/bc.jpg", "a/d.jpg", "b/e.jpg")
+    left_out = ["a/b", "a/d.jpg", "e.jpg"]
+    assert names(scan_folder(tmp_path, left_out=left_out)) == ["a/bc.jpg", "b/e.jpg"]
+    assert Exclusions(tmp_path, (), left_out).excludes("a/b/c.jpg")
 
 
 def test_the_walk_costs_one_stat_a_file_and_one_listing_a_folder(

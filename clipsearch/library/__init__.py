@@ -424,6 +424,7 @@ class Library:
         Raises:
             NoLibrary, LibraryInTheWay.
         """
+        from clipsearch.library.indexing import left_out_of
         from clipsearch.store import ann
         from clipsearch.store.reader import Reader
 
@@ -442,7 +443,10 @@ class Library:
                         root.available,
                         reader.count_files(root.id),
                         root.last_scanned,
-                        [*root.options.get("exclude", ()), *root.options.get("left_out", ())],
+                        [
+                            *root.options.get("exclude", ()),
+                            *(f"/{place}" for place in left_out_of(root)),
+                        ],
                     )
                     for root in reader.roots()
                 ],

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import PhotoFolderError
-from clipsearch.library.indexing import is_inside, relative_to, root_of
-from clipsearch.photos.scan import exact_pattern
+from clipsearch.library.indexing import is_inside, left_out_of, relative_to, root_of
 
 if TYPE_CHECKING:
     from clipsearch.store.catalog import Catalog
@@ -47,7 +46,7 @@ def forget(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> tuple[i
         now = next((root for root in catalog.roots() if above and root.id == above.id), None)
         if now is None:
             continue
-        left_out = [*now.options.get("left_out", ()), exact_pattern(relative_to(path, now.path))]
+        left_out = [*left_out_of(now), relative_to(path, now.path)]
         catalog.add_root(now.path, {**now.options, "left_out": left_out})
         scan = catalog.begin_scan()
         files += catalog.remove_files(ids, scan).removed

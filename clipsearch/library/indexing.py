@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,9 +117,10 @@ def choose_roots(
             known[path] = above
         options = dict(above.options)
         if path != above.path:
-            wanted_back = exact_pattern(relative_to(path, above.path))
-            if wanted_back in options.get("left_out", ()):
-                options["left_out"] = [one for one in options["left_out"] if one != wanted_back]
+            wanted_back = relative_to(path, above.path)
+            left_out = left_out_of(above)
+            if wanted_back in left_out:
+                options["left_out"] = [one for one in left_out if one != wanted_back]
             elif not why_unavailable(above.path, known_files=1):
                 _check_folder(path)
         if exclude is not None:
@@ -142,12 +144,15 @@ def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
             if inside and not _is_apart(inner, outer, catalog.count_files(inner.id)):
                 prefix = relative_to(inner.path, outer.path)
                 options = dict(outer.options)
-                for kind in ("exclude", "left_out"):
-                    rules = inner.options.get(kind, ())
-                    if kind == "exclude":
-                        rules = [from_root(rule, inner.path) for rule in rules]
-                    moved = [_moved_pattern(rule, prefix) for rule in rules]
-                    options[kind] = [*options.get(kind, ()), *moved]
+                rules = [from_root(rule, inner.path) for rule in inner.options.get("exclude", ())]
+                options["exclude"] = [
+                    *options.get("exclude", ()),
+                    *(_moved_pattern(rule, prefix) for rule in rules),
+                ]
+                options["left_out"] = [
+                    *left_out_of(outer),
+                    *(f"{prefix}/{place}" for place in left_out_of(inner)),
+                ]
                 catalog.absorb_root(outer, inner, options)
                 outer = replace(outer, options=options)
         kept.append(outer)
@@ -167,6 +172,18 @@ def _moved_pattern(pattern: str, prefix: str) -> str:
     anchored = "/" in pattern.rstrip("/")
     above = exact_pattern(prefix)
     return f"{above}/{pattern.lstrip('/')}" if anchored else f"{above}/**/{pattern}"
+
+
+def left_out_of(root: Root) -> list[str]:
+    """The files and folders of a root that were removed by name, relative to it.
+
+    A library that was written before they were kept so has them as gitignore patterns: with a '/'
+    in front, which no relative path has, and signs and blanks escaped.
+    """
+    return [
+        re.sub(r"\\(.)", r"\1", place[1:], flags=re.DOTALL) if place.startswith("/") else place
+        for place in root.options.get("left_out", ())
+    ]
 
 
 def root_of(path: str, roots: Iterable[Root]) -> Root | None:
@@ -213,7 +230,7 @@ def scan_root(root: Root, roots: Iterable[Root]) -> Scan:
     return scan_folder(
         Path(root.path),
         exclude=root.options.get("exclude", ()),
-        left_out=root.options.get("left_out", ()),
+        left_out=left_out_of(root),
         follow_links=root.options.get("follow_links", False),
         skip=[other.path for other in roots if other.path != root.path],
         mounts=root.options.get("mounts", ()),

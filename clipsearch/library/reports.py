@@ -148,7 +148,11 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class RootStatus:
-    """A folder that the library keeps up with; what of it is left out, in gitignore's language."""
+    """A folder that the library keeps up with.
+
+    Attributes:
+        left_out: the globs that were given for it, then what was removed of it, each from a '/' on.
+    """
 
     path: str
     available: bool

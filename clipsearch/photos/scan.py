@@ -88,7 +88,7 @@ def scan_folder(
     root: Path,
     *,
     exclude: Sequence[str] = (),
-    left_out: Sequence[str] = (),
+    left_out: Collection[str] = (),
     follow_links: bool = False,
     skip: Collection[str] = (),
     mounts: Sequence[str] = (),
@@ -99,7 +99,7 @@ def scan_folder(
         root: an existing folder.
         exclude: globs in gitignore's language, seen from the root: `*.png`, `Private/`,
             `/2019/raw`. A path that starts with the root's own is taken from the root.
-        left_out: more of them, all seen from the root, as `exact_pattern` writes them.
+        left_out: files and folders, relative to the root, that are passed over too.
         follow_links: enter linked folders and take linked files.
         skip: absolute folders that are not entered.
         mounts: `Scan.mounts` of the walk before this one.
@@ -167,11 +167,7 @@ class Scan:
         The files known to lie there were not seen, which does not mean that they are gone.
         """
         places = {place for place, _ in self.unreadable}
-        if not places:
-            return False
-        if "" in places or folder in places:
-            return True
-        return any(folder[:i] in places for i, letter in enumerate(folder) if letter == "/")
+        return "" in places or _lies_in(folder, places)
 
     def __iter__(self) -> Iterator[FoundFolder]:
         # The last entry is the next folder; its path on disk travels along, as joining is dear.
@@ -291,14 +287,15 @@ class Scan:
 
 
 class Exclusions:
-    """The globs given for a root, and the ignore files on the way down to a folder.
+    """What is left out of a root: globs, places, and the ignore files on the way down to a folder.
 
-    Each ignore file makes a new object that refers to its parent's rules, so siblings do not see
-    one another's.
+    Places are looked up, not matched: a thousand of them cost a file no more than one does. Each
+    ignore file makes a new object that refers to its parent's rules, so siblings do not see one
+    another's.
     """
 
     def __init__(
-        self, root: Path | str, exclude: Sequence[str], left_out: Sequence[str] = ()
+        self, root: Path | str, exclude: Sequence[str], left_out: Collection[str] = ()
     ) -> None:
         lines = [from_root(glob, os.fspath(root)) for glob in exclude]
         for line, glob in zip(lines, exclude, strict=True):
@@ -306,14 +303,15 @@ class Exclusions:
                 raise UsageError(
                     f"cannot exclude {glob!r}: it is not a glob", hint="for example: '*.png'"
                 )
-        lines = [_plain(line) for line in (*lines, *left_out)]
+        lines = [_plain(line) for line in lines]
         self._globs = pathspec.GitIgnoreSpec.from_lines(lines) if lines else None
+        self._left_out = frozenset(left_out)
         self._ignore_files: tuple[tuple[int, pathspec.GitIgnoreSpec], ...] = ()  # deepest first
 
     @property
     def any(self) -> bool:
         """Whether there is anything to ask; most walks have no rule at all."""
-        return self._globs is not None or bool(self._ignore_files)
+        return self._globs is not None or bool(self._left_out or self._ignore_files)
 
     def with_ignore_file(self, prefix: str, content: bytes) -> Exclusions:
         """These rules and those of an ignore file in the folder `prefix` ('' or 'a/b/')."""
@@ -321,12 +319,15 @@ class Exclusions:
         lines = [line for line in _plain(text).splitlines() if _is_pattern(line)]
         below = object.__new__(Exclusions)
         below._globs = self._globs
+        below._left_out = self._left_out
         spec = pathspec.GitIgnoreSpec.from_lines(lines)
         below._ignore_files = ((len(_plain(prefix)), spec), *self._ignore_files)
         return below
 
     def excludes(self, relative_path: str) -> bool:
         """Whether a file, or a folder written with a '/' at its end, is to be passed over."""
+        if self._left_out and _lies_in(relative_path.rstrip("/"), self._left_out):
+            return True
         path = _plain(relative_path)
         if self._globs is not None and self._globs.check_file(path).include:
             return True
@@ -344,6 +345,15 @@ def _is_pattern(line: str) -> bool:
     except (ValueError, re.error):
         return False
     return pattern.include is not None
+
+
+def _lies_in(path: str, places: Collection[str]) -> bool:
+    """Whether a relative path is one of these, or lies below one; '' is not looked for."""
+    while path:
+        if path in places:
+            return True
+        path = path.rpartition("/")[0]
+    return False
 
 
 def _plain(path: str) -> str:
