@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import Cli, draw_photo
 
-from clipsearch.errors import PhotoFolderError, UsageError
+from clipsearch.errors import PhotoFolderError, StorageError, UsageError
 from clipsearch.library import Library
 from clipsearch.photos.scan import scan_folder
 from clipsearch.store.catalog import Catalog
@@ -70,6 +72,45 @@ def test_removing_is_all_or_nothing(library: Library, album: Path, tmp_path: Pat
     assert library.status().photos == 4
     assert library.remove([album / "Private", album, album / "top.jpg"]) == (4, 4)
     assert library.status().roots == []
+
+
+def test_many_photos_are_removed_in_one_go(library: Library, album: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for seed in range(20):
+        draw_photo((album, other)[seed % 2] / f"{seed}.jpg", 200 + seed, size=(64, 64))
+    library.index([album, other])
+    many = [
+        *album.glob("1*.jpg"),
+        *other.glob("1*.jpg"),
+        album / "Private",
+        album / "Private/a.jpg",
+    ]
+    assert library.remove(many) == (13, 13)
+    with closing(sqlite3.connect(library.folder / "catalog.sqlite")) as catalog:
+        assert catalog.execute("SELECT count(*) FROM scan").fetchone() == (2,)
+    library.index()
+    assert library.status().photos == 24 - 13
+
+
+@pytest.mark.parametrize(("step", "left"), [("add_root", 4), ("remove_root", 3), ("begin_scan", 1)])
+def test_a_removal_that_breaks_off_brings_nothing_back(
+    library: Library, album: Path, monkeypatch: pytest.MonkeyPatch, step: str, left: int
+) -> None:
+    inner = album / "Private"
+    library.index([inner])
+    inner.rename(album.with_name("away"))
+    library.index([album])
+    album.with_name("away").rename(inner)
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Catalog, step, full)
+        with pytest.raises(StorageError):
+            library.remove([inner, album / "top.jpg"])
+    library.index()
+    assert library.status().photos == left
 
 
 def test_a_folder_named_like_the_way_to_its_root_is_removed_itself(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,25 +38,33 @@ def forget(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> tuple[i
     Raises:
         PhotoFolderError: a path that the library does not know; nothing is forgotten then.
     """
-    wanted = dict.fromkeys(os.path.abspath(Path(path).expanduser()) for path in paths)
-    known = {path: _known(catalog, path) for path in wanted}
+    roots = catalog.roots()
     photos_before = catalog.count_photos()
-    files = 0
-    for path, (inside, above, ids) in known.items():
-        files += sum(catalog.remove_root(root.id) for root in inside)
-        now = next((root for root in catalog.roots() if above and root.id == above.id), None)
-        if now is None:
-            continue
-        left_out = [*left_out_of(now), relative_to(path, now.path)]
-        catalog.add_root(now.path, {**now.options, "left_out": left_out})
+    whole: set[int] = set()
+    above: dict[int, Root] = {}
+    left_out: defaultdict[int, list[str]] = defaultdict(list)
+    ids: set[int] = set()
+    for path in dict.fromkeys(os.path.abspath(Path(path).expanduser()) for path in paths):
+        known = _known(catalog, roots, path)
+        whole.update(root.id for root in known.inside)
+        if known.above is not None:
+            above[known.above.id] = known.above
+            left_out[known.above.id].append(relative_to(path, known.above.path))
+            ids.update(known.files)
+    # What is left out is written first: broken off here or below, no later run brings it back.
+    for root in above.values():
+        if root.id not in whole:
+            places = dict.fromkeys([*left_out_of(root), *left_out[root.id]])
+            catalog.add_root(root.path, {**root.options, "left_out": list(places)})
+    files = sum(catalog.remove_root(root_id) for root_id in whole)
+    if ids:
         scan = catalog.begin_scan()
-        files += catalog.remove_files(ids, scan).removed
+        files += catalog.remove_files(sorted(ids), scan).removed
         catalog.finish_scan(scan, {"removed": len(ids)})
     return files, photos_before - catalog.count_photos()
 
 
-def _known(catalog: Catalog, path: str) -> _Known:
-    roots = catalog.roots()
+def _known(catalog: Catalog, roots: Sequence[Root], path: str) -> _Known:
     inside = [root for root in roots if is_inside(root.path, path)]
     above = root_of(path, [root for root in roots if root not in inside])
     if above is None and path not in [root.path for root in inside]:

@@ -626,10 +626,12 @@ class Catalog:
         return [
             sign * row_id
             for table, sign in (("file", 1), ("problem", -1))
-            for (row_id,) in self._fetch(
+            for (row_id,) in self._read(
+                # In bytes, what lies below 'a' lies from 'a/' up to 'a0'. The wider bounds let the
+                # index be used, the OR alone would read the whole root.
                 f"SELECT id FROM {table} WHERE root_id = ?1"
-                # In bytes, what lies below 'a' lies from 'a/' up to 'a0'.
-                " AND (relative_path = ?2 OR relative_path > ?3 AND relative_path < ?4)",
+                " AND relative_path >= ?2 AND relative_path < ?4"
+                " AND (relative_path = ?2 OR relative_path > ?3)",
                 (root_id, path, path + b"/", path + b"0"),
             )
         ]
