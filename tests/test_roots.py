@@ -295,6 +295,88 @@ def test_the_photos_of_a_disk_inside_a_folder_outlast_its_absence(
     assert library.index().removed == 1
 
 
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [
+        ("before", ".keep"),
+        ("while it is listed", ".keep"),
+        ("while it is listed", "empty/"),
+        ("later in the walk", None),
+        ("later in the walk", "empty/"),
+    ],
+)
+def test_a_disk_that_goes_away_takes_no_photo_along(
+    library: Library,
+    album: Path,
+    other_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    left: str | None,
+) -> None:
+    mount = album / "disk"
+    for seed, name in enumerate(("far.jpg", "2020/a.jpg", "empty/b.jpg"), start=60):
+        draw_photo(other_disk / name, seed)
+    mount.symlink_to(other_disk)
+    library.index([album], follow_links=True)
+
+    def unmount(_: object = None) -> None:
+        if mount.is_symlink():
+            mount.unlink()
+            if left is not None:
+                mount.mkdir()
+                (mount / left).mkdir() if left.endswith("/") else (mount / left).touch()
+
+    scandir = os.scandir
+
+    def scandir_late(path: str) -> object:
+        if path == str(mount):
+            unmount()
+        return scandir(path)
+
+    looks = iter(range(99))
+    if moment == "before":
+        unmount()
+    elif moment == "while it is listed":
+        monkeypatch.setattr(os, "scandir", scandir_late)
+    report = library.index(
+        progress=lambda step: unmount() if moment.startswith("later") and next(looks) == 2 else None
+    )
+    assert (report.removed, library.status().photos) == (0, 7)
+    assert [place for place, _ in report.unreadable_folders] == [str(mount)]
+    monkeypatch.undo()
+    if left is not None:
+        shutil.rmtree(mount)
+    mount.symlink_to(other_disk)
+    assert library.index().unchanged == 7
+    shutil.rmtree(other_disk / "empty")
+    (other_disk / "empty").mkdir()
+    report = library.index()
+    assert (report.removed, report.unreadable_folders) == (1, [])
+
+
+def test_a_root_whose_disk_left_a_hidden_file_behind_is_away(library: Library, album: Path) -> None:
+    library.index([album])
+    album.rename(album.with_name("away"))
+    album.mkdir()
+    (album / ".DS_Store").touch()
+    report = library.index()
+    assert [path for path, _ in report.unavailable] == [str(album)]
+    assert library.status().photos == 4
+
+
+def test_a_disk_in_a_disk_that_is_away_is_still_known(album: Path, other_disk: Path) -> None:
+    mount = album / "disk"
+    mount.symlink_to(other_disk)
+    (other_disk / "inner").symlink_to(draw_photo(album.with_name("inner") / "x.jpg", 70).parent)
+    there = scan_folder(album, follow_links=True)
+    list(there)
+    mount.unlink()
+    mount.mkdir()
+    away = scan_folder(album, follow_links=True, mounts=there.mounts)
+    list(away)
+    assert there.mounts == away.mounts == ["disk", "disk/inner"]
+
+
 def test_a_folder_filter_relative_to_here_means_here(
     library: Library, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

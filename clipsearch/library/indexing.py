@@ -297,12 +297,13 @@ class IndexRun:
             return []
         roots = self._catalog.roots()
         scan = scan_root(root, roots)
-        gone: list[int] = []
+        gone: dict[str, list[int]] = {}
         seen: set[str] = set()
         for folder in scan:
             changes = self._catalog.compare_folder(root.id, folder.relative_path, folder.files)
             seen.add(folder.relative_path)
-            gone += changes.gone
+            if changes.gone:
+                gone[folder.relative_path] = changes.gone
             self.report.unchanged += changes.unchanged
             if changes.to_read and not spool.files:
                 first = FileJob(root.id, root.path, changes.to_read[0])
@@ -330,8 +331,9 @@ class IndexRun:
             self._catalog.add_root(root.path, options)
         for known in self._catalog.folders_of(root.id):
             if known not in seen and not scan.is_unreadable(known):
-                gone += self._catalog.compare_folder(root.id, known, []).gone
-        return gone
+                gone[known] = self._catalog.compare_folder(root.id, known, []).gone
+        # A folder may have lost its disk between the look at it and the end of the walk.
+        return [one for place in gone if not scan.is_unreadable(place) for one in gone[place]]
 
     def _read(self, spool: Spool, pipeline: Pipeline[FileJob], scan_id: int) -> Changes:
         """Take the spooled files through the pipeline and commit them."""
@@ -471,8 +473,8 @@ def why_unavailable(path: str, known_files: int) -> str:
     """Why a root cannot be looked at now; '' if it can."""
     try:
         with os.scandir(path) as entries:
-            if known_files and next(entries, None) is None:
-                # What an unmounted disk leaves behind is an empty folder.
+            if known_files and all(entry.name.startswith(".") for entry in entries):
+                # What an unmounted disk leaves behind is an empty folder, or one with a `.keep`.
                 return "it is empty now, as a disk that is not mounted would be"
     except FileNotFoundError:
         return "it is not there now"

@@ -11,8 +11,9 @@ Rules of the walk, in the order in which they are asked:
 3. What an `exclude` glob matches is passed over, whatever a file says.
 4. `.clipsearchignore` files hold gitignore rules for their own folder and those below; a deeper
    file overrules a higher one, and `!pattern` takes back an exclusion, as in git.
-5. A folder on another disk than the folder around it, and that is empty or gone at the next walk,
-   counts as not readable: its disk is away, its photos are not.
+5. A folder that was on another disk than the folder around it, in the walk before or earlier in
+   this one, counts as not readable when it is gone, or is on that disk no more and has nothing to
+   show but hidden files, as a mount point may: its disk is away, its photos are not.
 6. Devices, pipes and sockets are no photos and are never opened; nor are files whose suffix says
    that they are something else (`NOT_PHOTO_SUFFIXES`). Every other file is a candidate, and its
    content decides when it is decoded.
@@ -134,8 +135,8 @@ class Scan:
 
     Attributes:
         unreadable: (relative folder, reason) of each folder that could not be listed.
-        mounts: relative folders on another disk than the folder around them; those that are away
-            stay among them.
+        mounts: relative folders on another disk than the folder around them, once the walk is
+            done; those that are away stay among them.
         complete: True once the walk has come to its end with the root still in its place.
             False while it runs, after a break, and when the root's disk went away meanwhile: then
             what was not seen says nothing.
@@ -159,6 +160,7 @@ class Scan:
         self._follow_links = follow_links
         self._skip = skip
         self._mounts_before = mounts_before
+        self._mount_devices: dict[str, int] = {}  # of the mounts met in this walk
         self._linked_folders: set[tuple[int, int]] = set()
 
     def is_unreadable(self, folder: str) -> bool:
@@ -185,8 +187,9 @@ class Scan:
                 self.unreadable.append((relative, _reason(error)))
                 continue
             if device != around:
-                self.mounts.append(relative)
-            elif not files and not folders and self._is_away(relative, path):
+                self._mount_devices[relative] = device
+            elif not files and not folders and relative in self._mounts_before:
+                self._note_away(relative)
                 continue
             yield FoundFolder(relative, files)
             prefix = f"{relative}/" if relative else ""
@@ -194,21 +197,33 @@ class Scan:
                 (prefix + name, os.path.join(path, name), rules, device)  # noqa: PTH118  (speed)
                 for name in reversed(folders)
             )
-        for place in sorted(self._mounts_before.difference(self.mounts)):
-            path = os.path.join(self.root, place)  # noqa: PTH118
-            if not os.path.isdir(path) and not self.is_unreadable(place):  # noqa: PTH112
-                self._note_away(place)
+        self._judge_mounts()
         self.complete = self._root_is_in_place()
 
-    def _is_away(self, folder: str, path: str) -> bool:
-        """Whether a disk was mounted on this folder and left it empty; noted if so."""
-        if folder not in self._mounts_before or os.listdir(path):  # noqa: PTH208
+    def _judge_mounts(self) -> None:
+        """Note the disks that are gone, be it since their folders were walked; keep the mounts."""
+        places = sorted(self._mounts_before.union(self._mount_devices))
+        for place in places:
+            if not self.is_unreadable(place) and not self._is_in_place(place):
+                self._note_away(place)
+        for place in places:
+            around = place.rpartition("/")[0]
+            # What was met below a disk that went away may be no mount, but what lay under it.
+            is_met = place in self._mount_devices and not self.is_unreadable(around)
+            if is_met or (place in self._mounts_before and self.is_unreadable(place)):
+                self.mounts.append(place)
+
+    def _is_in_place(self, mount: str) -> bool:
+        """Whether a mount is a folder still, and on the disk that it was on in this walk."""
+        try:
+            now = os.stat(os.path.join(self.root, mount))  # noqa: PTH116, PTH118
+        except OSError:
             return False
-        self._note_away(folder)
-        return True
+        return stat.S_ISDIR(now.st_mode) and now.st_dev == self._mount_devices.get(
+            mount, now.st_dev
+        )
 
     def _note_away(self, folder: str) -> None:
-        self.mounts.append(folder)
         self.unreadable.append((folder, "the disk that was mounted there is away"))
 
     def _list(
