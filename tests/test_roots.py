@@ -218,6 +218,68 @@ def test_a_root_that_was_away_while_the_folder_around_it_was_indexed_is_no_part_
     assert library.remove([album]) == (2, 2)
 
 
+@needs_posix
+@pytest.mark.parametrize("place", [".Private", "lost+found/deep", "link", "link/deep"])
+def test_a_root_where_the_walk_around_it_does_not_come_stays_apart(
+    library: Library, album: Path, place: str
+) -> None:
+    if place.startswith("link"):
+        (album / "link").symlink_to(album.with_name("elsewhere"))
+        draw_photo(album.with_name("elsewhere") / "x.jpg", 79)
+    draw_photo(album / place / "own.jpg", 80)
+    library.index([album / place])
+    photos = library.status().photos
+    library.index([album])
+    assert library.status().photos == photos + 4
+    assert len(library.status().roots) == 2
+    draw_photo(album / place / "new.jpg", 81)
+    assert library.index([album]).added == 1  # it lies in what was named
+
+
+@needs_posix
+def test_a_root_that_follows_links_is_not_taken_over_by_one_that_does_not(
+    library: Library, album: Path
+) -> None:
+    draw_photo(album.with_name("elsewhere") / "far.jpg", 82)
+    draw_photo(album / "Private" / "deep" / "d.jpg", 83)
+    inner = album / "Private"
+    (inner / "link").symlink_to(album.with_name("elsewhere"))
+    library.index([inner / "deep"])
+    library.index([inner], follow_links=True)
+    inner.rename(album.with_name("away"))
+    library.index([album])
+    album.with_name("away").rename(inner)
+    library.index([album])
+    assert library.status().photos == 6
+    library.index([album], follow_links=True)
+    assert library.status().photos == 6
+    assert [root.path for root in library.status().roots] == [str(album)]
+
+
+def test_a_root_between_two_others_keeps_them_apart(library: Library, album: Path) -> None:
+    library.index([album / "Private"], follow_links=True)
+    draw_photo(album / "Private" / "deep" / "d.jpg", 83)
+    with Catalog.open(library.folder) as catalog:
+        catalog.add_root(str(album / "Private" / "deep"), {})
+    library.index()
+    library.index([album])
+    assert library.status().photos == 5
+    assert len(library.status().roots) == 3
+
+
+def test_a_disk_that_is_away_stays_known_to_the_root_that_takes_over(
+    library: Library, album: Path, other_disk: Path
+) -> None:
+    inner = album / "Private"
+    draw_photo(other_disk / "far.jpg", 84)
+    (inner / "disk").symlink_to(other_disk)
+    library.index([inner], follow_links=True)
+    (inner / "disk").unlink()
+    (inner / "disk").mkdir()
+    library.index([album], follow_links=True)
+    assert (library.status().photos, len(library.status().roots)) == (5, 1)
+
+
 def test_a_removed_folder_takes_the_roots_in_it_along(
     library: Library, album: Path, other_disk: Path
 ) -> None:

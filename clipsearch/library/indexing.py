@@ -18,13 +18,20 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, VanishedPhoto
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
-from clipsearch.photos.scan import Exclusions, Scan, exact_pattern, from_root, scan_folder
+from clipsearch.photos.scan import (
+    Exclusions,
+    Scan,
+    exact_pattern,
+    from_root,
+    is_passed_over,
+    scan_folder,
+)
 from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
@@ -92,7 +99,7 @@ def choose_roots(
 
     A folder inside a known root means that root, so that its rules for exclusion hold; what was
     removed before and is named again is wanted again. A known root inside a named one is taken
-    over by it, unless it lies on another disk.
+    over by it, unless it lies on another disk or where the walk of the outer one does not come to.
 
     Raises:
         UsageError: no folder was ever given, or a glob is none; nothing is remembered then.
@@ -135,36 +142,60 @@ def choose_roots(
 
 
 def _absorb(catalog: Catalog, chosen: Sequence[Root]) -> list[Root]:
-    """The chosen roots, after each took over the roots that lie inside it and are there now."""
-    kept = []
+    """The chosen roots, after each took over the roots inside it that its own walk comes to.
+
+    Those that stay apart are looked at too, where they are there: they lie in what was named.
+    """
+    kept: dict[int, Root] = {}
     for root in chosen:
-        outer = root
-        for inner in catalog.roots():
-            inside = inner.id != outer.id and is_inside(inner.path, outer.path)
-            if inside and not _is_apart(inner, outer, catalog.count_files(inner.id)):
-                prefix = relative_to(inner.path, outer.path)
-                options = dict(outer.options)
-                rules = [from_root(rule, inner.path) for rule in inner.options.get("exclude", ())]
-                options["exclude"] = [
-                    *options.get("exclude", ()),
-                    *(_moved_pattern(rule, prefix) for rule in rules),
-                ]
-                options["left_out"] = [
-                    *left_out_of(outer),
-                    *(f"{prefix}/{place}" for place in left_out_of(inner)),
-                ]
+        outer = kept[root.id] = root
+        for inner in sorted(catalog.roots(), key=lambda one: len(one.path)):
+            if inner.id == outer.id or not is_inside(inner.path, outer.path):
+                continue
+            if why_unavailable(inner.path, catalog.count_files(inner.id)):
+                continue
+            if _is_apart(inner, outer, catalog.roots()):
+                kept.setdefault(inner.id, inner)
+            else:
+                options = _joined_options(outer, inner)
                 catalog.absorb_root(outer, inner, options)
-                outer = replace(outer, options=options)
-        kept.append(outer)
+                outer = kept[root.id] = replace(outer, options=options)
     known = {root.id for root in catalog.roots()}
-    return [root for root in kept if root.id in known]
+    return [root for root in kept.values() if root.id in known]
 
 
-def _is_apart(inner: Root, outer: Root, known_files: int) -> bool:
-    """Whether the inner root can go away by itself, as a disk does, or is away."""
-    if why_unavailable(inner.path, known_files):
-        return True
-    return Path(inner.path).stat().st_dev != Path(outer.path).stat().st_dev
+def _is_apart(inner: Root, outer: Root, roots: Sequence[Root]) -> bool:
+    """Whether the inner root can go away by itself, as a disk does, or has photos of its own.
+
+    Its own are those that the outer root's walk does not come to: behind links, below a hidden
+    folder or another root. What is excluded there is not among them: that was asked for.
+    """
+    place = relative_to(inner.path, outer.path)
+    around = root_of(os.path.dirname(inner.path), roots)
+    return (
+        around is None
+        or around.id != outer.id
+        or any(map(is_passed_over, place.split("/")))
+        or os.path.realpath(inner.path) != os.path.join(os.path.realpath(outer.path), place)
+        or (inner.options.get("follow_links", False) and not outer.options.get("follow_links"))
+        or os.stat(inner.path).st_dev != os.stat(outer.path).st_dev
+    )
+
+
+def _joined_options(outer: Root, inner: Root) -> dict[str, Any]:
+    """The options of the outer root with those of the inner one, said from the outer one."""
+    prefix = relative_to(inner.path, outer.path)
+    rules = [from_root(rule, inner.path) for rule in inner.options.get("exclude", ())]
+    mounts = (f"{prefix}/{mount}" for mount in inner.options.get("mounts", ()))
+    return {
+        **outer.options,
+        "exclude": [
+            *outer.options.get("exclude", ()),
+            *(_moved_pattern(rule, prefix) for rule in rules),
+        ],
+        "left_out": [*left_out_of(outer), *(f"{prefix}/{place}" for place in left_out_of(inner))],
+        "mounts": sorted({*outer.options.get("mounts", ()), *mounts}),
+    }
 
 
 def _moved_pattern(pattern: str, prefix: str) -> str:

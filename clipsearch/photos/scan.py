@@ -253,7 +253,7 @@ class Scan:
                 continue
             if entry.is_dir(follow_symlinks=is_link):
                 if (
-                    name.lower() not in SYSTEM_FOLDERS
+                    not is_passed_over(name)
                     and entry.path not in self._skip
                     and not (asks and rules.excludes(f"{prefix}{name}/"))
                     and not (is_link and not self._may_enter(entry.path))
@@ -351,6 +351,11 @@ class Exclusions:
             if verdict is not None:
                 return verdict
         return False
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether the walk does not enter a folder for its name alone: hidden ones and systems'."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def _is_pattern(line: str) -> bool:
