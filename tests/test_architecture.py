@@ -17,9 +17,10 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "errors": (set(), set(), set()),
     "records": (set(), {"numpy"}, set()),
     "locking": (set(), set(), set()),
+    "paths": (set(), set(), set()),
     "photos": (set(), {"numpy", "PIL", "pathspec"}, {"pillow_heif", "rawpy"}),
     "models": (
-        set(),
+        {"paths"},
         {"numpy", "PIL"},
         {
             *("torch", "torchvision", "open_clip", "timm", "openvino", "safetensors", "ftfy"),
@@ -29,16 +30,16 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "store": ({"locking"}, {"numpy"}, {"sqlalchemy", "faiss"}),
     "search": ({"store"}, {"numpy"}, set()),
     "train": (
-        {"photos", "models", "locking"},
+        {"photos", "models", "locking", "paths"},
         {"numpy"},
         {"torch", "open_clip", "PIL", "safetensors", "tensorboard", "matplotlib", "platformdirs"},
     ),
     "library": (
-        {"photos", "models", "store", "search", "train"},
+        {"photos", "models", "store", "search", "train", "paths"},
         {"numpy"},
         {"platformdirs", "threadpoolctl"},
     ),
-    "cli": ({"library"}, {"typer"}, {"rich"}),
+    "cli": ({"library", "paths"}, {"typer"}, {"rich"}),
     "__init__": ({"library", "models", "train"}, set(), set()),
     "__main__": ({"cli"}, set(), set()),
 }

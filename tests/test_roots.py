@@ -459,6 +459,43 @@ def test_a_folder_filter_relative_to_here_means_here(
         names("./2024")
 
 
+@needs_posix
+def test_a_folder_may_be_called_like_the_home_of_nobody(
+    cli: Cli, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "~nobody-of-this-name"
+    draw_photo(album / name / "h.jpg", 44)
+    monkeypatch.chdir(album)
+    library = Library.open(f"{name}/library")
+    assert library.folder == album / name / "library"
+    assert library.index([name]).added == 1
+    assert len(library.query("a photo", folder=name)) == 1
+    assert library.remove([f"{name}/h.jpg"]) == (1, 1)
+    assert "without /h.jpg" in cli("--library", f"{name}/library", "status", cwd=album).stdout
+    for arguments in (("index", "~none"), ("remove", "~none"), ("index", name, "--model", "~none")):
+        assert "expect" not in cli(*arguments, cwd=album, check=None).stderr
+
+
+@needs_posix
+def test_a_working_folder_that_was_deleted_is_told(
+    library: Library, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.index([album])
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert len(library.query("a photo", folder=album / "Private")) == 2
+    for ask in (
+        lambda: library.query("a photo", folder="."),
+        lambda: library.query(image="x.jpg"),
+        lambda: library.index(["."]),
+        lambda: library.remove(["."]),
+        lambda: Library.open("library"),
+    ):
+        with pytest.raises(UsageError, match="not there any more"):
+            ask()
+
+
 def test_a_library_and_a_camera_may_be_named_in_bytes_that_are_no_text(
     album: Path, tmp_path: Path
 ) -> None:

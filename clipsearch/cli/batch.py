@@ -14,6 +14,7 @@ from clipsearch.cli.hits import CSV_COLUMNS, Format
 from clipsearch.cli.output import count, note, table, warning, write, write_json
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError
+from clipsearch.paths import expanded
 
 if TYPE_CHECKING:
     from clipsearch.library import Hit
@@ -28,7 +29,7 @@ def read_queries(path: Path) -> list[str]:
         UsageError: it cannot be read, is no text, or has no line.
     """
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.expanduser().read_bytes()
+        data = sys.stdin.buffer.read() if str(path) == "-" else expanded(path).read_bytes()
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except OSError as error:
         raise UsageError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsearch.errors import NoLibrary
+from clipsearch.paths import expanded
 
 if TYPE_CHECKING:
     from clipsearch.library import Library
@@ -44,7 +45,7 @@ class Settings:
         """
         from clipsearch.library import Library, default_folder
 
-        folder = (self.library or default_folder()).expanduser()
+        folder = expanded(self.library or default_folder())
         library = Library.open(
             folder, device=self.device, precision=self.precision, threads=self.threads
         )

@@ -30,6 +30,7 @@ from clipsearch.library.reports import (
     Status,
     embed_again,
 )
+from clipsearch.paths import absolute, expanded, here
 
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
@@ -58,7 +59,7 @@ WATCH_SECONDS = 5.0
 def default_folder() -> Path:
     """CLIPSEARCH_LIBRARY, else the platform's folder for user data."""
     if named := os.environ.get("CLIPSEARCH_LIBRARY"):
-        return Path(named).expanduser()
+        return expanded(named)
     from platformdirs import user_data_path
 
     return user_data_path("clipsearch", appauthor=False) / "library"
@@ -101,8 +102,10 @@ class Library:
             precision: arithmetic of the towers: auto, fp32, bf16, fp16.
             threads: processor threads; default: all cores.
         """
-        place = default_folder() if folder is None else Path(folder).expanduser()
-        return cls(place.absolute(), device=device, precision=precision, threads=threads)
+        place = default_folder() if folder is None else expanded(folder)
+        if not place.is_absolute():
+            place = Path(here(), place)
+        return cls(place, device=device, precision=precision, threads=threads)
 
     def __enter__(self) -> Library:
         return self
@@ -374,7 +377,7 @@ class Library:
         with Reader.open(self.folder) as reader:
             request = Request(
                 words,
-                [os.path.abspath(os.path.expanduser(image)) for image in images],
+                [absolute(image) for image in images],
                 k,
                 make_filters(reader, folders=folders, after=after, before=before, camera=camera),
                 exact,
@@ -556,7 +559,7 @@ def _model_name(asked: str | None, active: Model | None) -> str:
         if active is not None:
             return active.name
         asked = os.environ.get("CLIPSEARCH_MODEL") or "pocket"
-    folder = Path(asked.removeprefix("local-dir:")).expanduser()
+    folder = expanded(asked.removeprefix("local-dir:"))
     # A directory is remembered by its whole path: the next command may be run from elsewhere.
     if asked != "pocket" and (folder / "open_clip_config.json").is_file():
         return str(folder.absolute())

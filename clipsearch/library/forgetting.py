@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import PhotoFolderError
 from clipsearch.library.indexing import is_inside, left_out_of, relative_to, root_of
+from clipsearch.paths import absolute
 
 if TYPE_CHECKING:
     from clipsearch.store.catalog import Catalog
@@ -44,7 +44,7 @@ def forget(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> tuple[i
     above: dict[int, Root] = {}
     left_out: defaultdict[int, list[str]] = defaultdict(list)
     ids: set[int] = set()
-    for path in dict.fromkeys(os.path.abspath(Path(path).expanduser()) for path in paths):
+    for path in dict.fromkeys(map(absolute, paths)):
         known = _known(catalog, roots, path)
         whole.update(root.id for root in known.inside)
         if known.above is not None:

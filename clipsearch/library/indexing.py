@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from clipsearch.errors import PhotoFolderError, SkippedPhoto, UsageError, VanishedPhoto
 from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.library.reports import IndexReport, Progress
+from clipsearch.paths import absolute
 from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
 from clipsearch.photos.scan import (
     Exclusions,
@@ -106,7 +107,7 @@ def choose_roots(
         PhotoFolderError: a folder that is neither there nor known; nor then.
     """
     known = {root.path: root for root in catalog.roots()}
-    named = [os.path.abspath(Path(path).expanduser()) for path in paths]
+    named = [absolute(path) for path in paths]
     Exclusions(os.sep, exclude or ())  # says which is no glob
     for path in named:
         if root_of(path, known.values()) is None:
@@ -294,7 +295,7 @@ class IndexRun:
         self._model = model
         self._threads = threads
         self._max_megapixels = max_megapixels
-        self._named = [os.path.abspath(Path(path).expanduser()) for path in named]
+        self._named = [absolute(path) for path in named]
         self._show = show or (lambda step: None)
         self._started = time.perf_counter()
         self.report = IndexReport()

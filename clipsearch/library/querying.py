@@ -15,6 +15,7 @@ from clipsearch import search
 from clipsearch.errors import ModelError, NoLibrary, UsageError
 from clipsearch.library import quiet_blas
 from clipsearch.library.reports import Hit, SearchResult, embed_again
+from clipsearch.paths import absolute
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
 from clipsearch.store.reader import Filter, Model, Reader
@@ -65,8 +66,8 @@ def make_filters(
         folder = os.path.expanduser(os.fspath(given))
         roots = [] if folder.startswith(".") else [root.path for root in reader.roots()]
         found: list[Filter] = []
-        for starts in ([os.getcwd()], roots, [os.path.dirname(root) for root in roots]):
-            places = dict.fromkeys(os.path.abspath(os.path.join(s, folder)) for s in starts)
+        for starts in ([""], roots, [os.path.dirname(root) for root in roots]):
+            places = dict.fromkeys(absolute(os.path.join(start, folder)) for start in starts)
             found = [
                 one
                 for one in (Filter("folder", place) for place in places)

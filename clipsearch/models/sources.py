@@ -26,6 +26,7 @@ from typing import Any
 from clipsearch.errors import ModelError, ModelUnavailable, StorageError
 from clipsearch.models.config import CONFIG_NAME, read_config
 from clipsearch.models.presets import BY_NAME, PRESETS, Preset
+from clipsearch.paths import expanded
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
@@ -40,7 +41,7 @@ def models_folder() -> Path:
     """Where pulled and imported models are kept."""
     chosen = os.environ.get("CLIPSEARCH_MODELS")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     from platformdirs import user_data_path
 
     return user_data_path("clipsearch", appauthor=False) / "models"
@@ -101,12 +102,12 @@ def _place(name: str | Path) -> Path:
     if isinstance(name, Path):
         return name
     if text.startswith(_LOCAL):
-        return Path(text.removeprefix(_LOCAL)).expanduser()
+        return expanded(text.removeprefix(_LOCAL))
     target = BY_NAME[text].model if text in BY_NAME else text
     kept = models_folder() / _folder_name(target)
     if (kept / CONFIG_NAME).is_file():
         return kept
-    path = Path(text).expanduser()
+    path = expanded(text)
     return path if _is_path(name) or (path / CONFIG_NAME).is_file() else kept
 
 
@@ -315,7 +316,7 @@ def import_model(path: Path, name: str) -> Path:
         ModelError: not a model directory, or a name that is taken or cannot be a folder's.
         StorageError: it cannot be written.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_dir():
         raise ModelError(f"there is no model directory {path}")
     name = _folder_name(name)
@@ -349,7 +350,7 @@ def export_model(name: str | Path, folder: Path) -> Path:
         StorageError: it cannot be written.
     """
     source = find_model(name)
-    folder = folder.expanduser()
+    folder = expanded(folder)
     if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
         raise ModelError(
             f"{folder} is not an empty directory", hint="name a directory that does not exist yet"

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipsearch.errors import SkippedPhoto, TrainingDataError
+from clipsearch.paths import expanded
 
 PHOTO_COLUMNS = ("filepath", "image", "path", "file", "photo")
 CAPTION_COLUMNS = ("caption", "title", "text", "captions")
@@ -174,7 +175,7 @@ def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], li
 
 
 def _existing(source: Path | str) -> list[Path]:
-    shards = [Path(name).expanduser() for name in expand_braces(str(source))]
+    shards = [expanded(name) for name in expand_braces(str(source))]
     missing = [shard for shard in shards if not shard.exists()]
     if missing:
         raise TrainingDataError(f"{missing[0]} does not exist", hint=HOW_TO_MAKE_PAIRS)
