@@ -308,6 +308,26 @@ def test_what_is_refused_is_not_remembered(library: Library, album: Path, tmp_pa
     assert root.left_out == ["Private/"]
 
 
+def test_rules_for_a_part_of_a_root_are_refused_since_they_would_hold_for_all(
+    library: Library, album: Path
+) -> None:
+    library.index([album])
+    before = known(library)
+    for options in ({"exclude": ["*.jpg"]}, {"exclude": []}, {"follow_links": True}):
+        with pytest.raises(UsageError, match="hold for all") as caught:
+            library.index([album / "Private"], **options)
+        assert "/Private/" in (caught.value.hint or "")
+    assert library.index([album / "Private"]).removed == 0
+    assert known(library) == before
+    library.index([album, album / "Private"], exclude=["/Private/b.jpg"])
+    assert known(library) == before - {"Private/b.jpg"}
+
+
+def test_rules_can_be_taken_back_by_the_command(cli: Cli, album: Path) -> None:
+    assert "2 added" in cli("index", album, "--exclude", "Private/").stderr
+    assert "2 added" in cli("index", album, "--exclude", "").stderr
+
+
 def test_options_without_a_folder_are_for_all_of_them(library: Library, album: Path) -> None:
     library.index([album])
     library.index(exclude=["Private/"])

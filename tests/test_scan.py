@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import tempfile
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +193,7 @@ def test_followed_links_never_loop_and_enter_a_folder_once(tmp_path: Path) -> No
     (root / "z2").symlink_to(tmp_path / "outside")
     (tmp_path / "outside/round").symlink_to(tmp_path / "outside")
     (root / "broken").symlink_to(tmp_path / "nowhere")
+    (root / "circle").symlink_to(root / "circle")
     (root / "file.jpg").symlink_to(tmp_path / "outside/b.jpg")
     scan = scan_folder(root, follow_links=True)
     found = names(scan)
@@ -200,6 +203,31 @@ def test_followed_links_never_loop_and_enter_a_folder_once(tmp_path: Path) -> No
     assert "file.jpg" in found
     assert "sub/a.jpg" in found
     assert len(found) < 10
+    assert scan.unreadable == []
+
+
+@needs_posix
+def test_a_link_that_cannot_be_looked_at_does_not_cost_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "root/a.jpg", "root/sub/b.jpg")
+    root = tmp_path / "root"
+    for name in ("shut", "left-out"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    look = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith((str(root / "shut"), str(root / "left-out"))):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    scan = scan_folder(root, follow_links=True, exclude=["left-out"])
+    # The link itself is a candidate: if it leads to a photo, that one cannot be read for now.
+    assert names(scan) == ["a.jpg", "shut", "sub/b.jpg"]
+    assert scan.unreadable == [("shut", "no permission to read it")]
+    assert scan.is_unreadable("shut/below")
+    assert not scan.is_unreadable("sub")
 
 
 @needs_posix

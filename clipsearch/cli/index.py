@@ -52,7 +52,10 @@ def index(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out what matches (gitignore rules). Repeatable."),
+        typer.Option(
+            metavar="GLOB",
+            help="Leave out what matches (gitignore rules). Repeatable; '' for nothing any more.",
+        ),
     ] = None,
     follow_links: Annotated[
         bool | None,
@@ -75,6 +78,8 @@ def index(
     """Bring the library up to date with folders of photos, and remember the folders."""
     settings.after_interruption = GOES_ON
     looked = False
+    if exclude == [""]:
+        exclude = []
     with settings.open_library(create=True) as library:
         try:
             while True:

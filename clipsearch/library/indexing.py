@@ -103,15 +103,23 @@ def choose_roots(
     over by it, unless it lies on another disk or where the walk of the outer one does not come to.
 
     Raises:
-        UsageError: no folder was ever given, or a glob is none; nothing is remembered then.
+        UsageError: no folder was ever given, a glob is none, or rules come with a folder inside a
+            known root; nothing is remembered then.
         PhotoFolderError: a folder that is neither there nor known; nor then.
     """
     known = {root.path: root for root in catalog.roots()}
     named = [absolute(path) for path in paths]
     Exclusions(os.sep, exclude or ())  # says which is no glob
     for path in named:
-        if root_of(path, known.values()) is None:
+        above = root_of(path, known.values())
+        if above is None:
             _check_folder(path)
+        elif not (exclude is None and follow_links is None) and above.path not in named:
+            place = relative_to(path, above.path)
+            raise UsageError(
+                f"{path} lies in {above.path}, and such rules hold for all of that folder",
+                hint=f"name {above.path}; a glob can begin with '/{place}/'",
+            )
     if not named and not known:
         raise UsageError(
             "no folder was ever indexed into this library",

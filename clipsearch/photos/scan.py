@@ -21,6 +21,7 @@ Rules of the walk, in the order in which they are asked:
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -251,6 +252,13 @@ class Scan:
             is_link = entry.is_symlink()
             if is_link and not self._follow_links:
                 continue
+            if is_link and (why := _leads_nowhere(entry.path)) is not None:
+                if why and not (asks and rules.excludes(prefix + name)):
+                    # What was found behind it is kept: below it if it is a folder, and if it is
+                    # a photo, it is one that cannot be read for now.
+                    self.unreadable.append((prefix + name, why))
+                    files.append(FoundFile(prefix + name, 0, 0, 0, 0))
+                continue
             if entry.is_dir(follow_symlinks=is_link):
                 if (
                     not is_passed_over(name)
@@ -394,6 +402,16 @@ def from_root(glob: str, root: str) -> str:
     glob = glob.replace(os.sep, "/")
     # A line that starts so would be a comment or take something back: here it is a name.
     return "\\" + glob if glob.startswith(("#", "!")) else glob
+
+
+def _leads_nowhere(link: str) -> str | None:
+    """None for a link to something; '' where nothing is, or in a circle; else why none can tell."""
+    try:
+        os.stat(link)  # noqa: PTH116  (speed)
+    except OSError as error:
+        nothing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        return "" if nothing else _reason(error)
+    return None
 
 
 def _reason(error: Exception) -> str:
