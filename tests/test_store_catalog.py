@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -359,6 +362,32 @@ def test_a_file_moved_over_another_is_read_again(store: Store) -> None:
     store.catalog.finish_scan(scan, {})
     changes = store.catalog.compare_folder(store.root.id, "", [found("b", inode=5)])
     assert [file.relative_path for file in changes.to_read] == ["b"]
+
+
+def test_taking_over_a_root_keeps_its_paths_byte_for_byte_in_one_statement(store: Store) -> None:
+    catalog = store.catalog
+    names = ("a", "caf\udce9/\udcff\udcfe \n'", "é/deep/é", "x/y")
+    inner = catalog.add_root("/photos/\udce8 d", {})
+    scan = catalog.begin_scan()
+    entries = [entry(inner.id, name, name.encode("utf-8", "replace").decode()) for name in names]
+    problem = Problem(inner.id, found("caf\udce9/bad"), "truncated", True)
+    catalog.commit_batch(store.model.id, scan, entries, [problem])
+    statements: list[str] = []
+    catalog._driver().set_trace_callback(statements.append)
+    catalog.absorb_root(store.root, inner, {})
+    catalog._driver().set_trace_callback(None)
+    assert sum(one.startswith("UPDATE file") for one in statements) == 1
+    prefix = "\udce8 d"
+    with closing(sqlite3.connect(store.folder / "catalog.sqlite")) as connection:
+        rows = connection.execute(
+            "SELECT folder, relative_path, typeof(folder), typeof(relative_path) FROM file"
+            " UNION ALL SELECT folder, relative_path, typeof(folder), typeof(relative_path)"
+            " FROM problem"
+        ).fetchall()
+    paths = [os.fsencode(f"{prefix}/{name}") for name in (*names, "caf\udce9/bad")]
+    assert sorted(rows) == sorted(
+        (path.rpartition(b"/")[0], path, "blob", "blob") for path in paths
+    )
 
 
 def test_a_root_inside_another_is_taken_over_with_its_photos(store: Store) -> None:

@@ -466,21 +466,13 @@ class Catalog:
             for table in ("file", "problem"):
                 connection.exec_driver_sql(f"DELETE FROM {table} WHERE {there}", below)
             for table in ("file", "problem"):
-                rows = connection.exec_driver_sql(
-                    f"SELECT id, folder, relative_path FROM {table} WHERE root_id = ?",
-                    (inner.id,),
-                ).all()
-                for row_id, folder, path in rows:
-                    connection.exec_driver_sql(
-                        f"UPDATE {table} SET root_id = ?, folder = ?,"
-                        " relative_path = ? WHERE id = ?",
-                        (
-                            outer.id,
-                            prefix + b"/" + folder if folder else prefix,
-                            prefix + b"/" + path,
-                            row_id,
-                        ),
-                    )
+                # SQLite joins bytes to a text; the cast takes the very bytes back.
+                connection.exec_driver_sql(
+                    f"UPDATE {table} SET root_id = ?1,"
+                    " folder = CASE folder WHEN x'' THEN ?2 ELSE CAST(?3 || folder AS BLOB) END,"
+                    " relative_path = CAST(?3 || relative_path AS BLOB) WHERE root_id = ?4",
+                    (outer.id, prefix, prefix + b"/", inner.id),
+                )
             self._mark_orphans(connection, photos)
             roots = self._tables.root
             connection.execute(roots.delete().where(roots.c.id == inner.id))
