@@ -106,28 +106,25 @@ def decode_photo(
             it needs (`Preprocess.source_px`).
         max_megapixels: refuse a picture of more, before any of its pixels is decoded; None for
             what this machine's memory allows.
-        is_known: asked with the digest; where it answers True, no pixel is decoded.
+        is_known: asked with the digest; where it answers True, no pixel is decoded. What it raises
+            goes through.
     Raises:
         SkippedPhoto: it cannot be read or decoded. `NotAPhoto`: nobody would have expected it.
     """
     name = os.fsdecode(path)
     limit = default_max_megapixels() if max_megapixels is None else max_megapixels
     data, kind = _read(name, limit)
-    try:
+    with _failures_told(name, kind):
         # Found once: threads that decode take turns at what is done in Python.
         segments = _segments(data, kind)
         digest = _digest(data, segments)
-        if is_known is not None and is_known(digest):
+    # What fails in answering is no fault of the photo.
+    known = is_known is not None and is_known(digest)
+    with _failures_told(name, kind):
+        if known:
             return DecodedPhoto(digest, _retold_facts(data, kind, segments), None)
         image, facts = _decode(data, kind, segments, side_px, limit)
         return DecodedPhoto(digest, facts, image)
-    except _RefusedError as error:
-        raise SkippedPhoto(name, str(error), hint=error.hint, retry=True) from None
-    # Decoders fed with damaged bytes raise whatever they come across, from struct.error to
-    # zlib.error; each of them concerns this one file.
-    except Exception as error:
-        retry = isinstance(error, MemoryError)
-        raise SkippedPhoto(name, _failure(error, kind), retry=retry) from error
 
 
 def digest_photo(path: Path | str | bytes) -> bytes:
@@ -155,6 +152,20 @@ class _RefusedError(Exception):
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
         self.hint = hint
+
+
+@contextlib.contextmanager
+def _failures_told(name: str, kind: str) -> Iterator[None]:
+    """Whatever is raised while a photo is decoded, as `SkippedPhoto`."""
+    try:
+        yield
+    except _RefusedError as error:
+        raise SkippedPhoto(name, str(error), hint=error.hint, retry=True) from None
+    # Decoders fed with damaged bytes raise whatever they come across, from struct.error to
+    # zlib.error; each of them concerns this one file.
+    except Exception as error:
+        retry = isinstance(error, MemoryError)
+        raise SkippedPhoto(name, _failure(error, kind), retry=retry) from error
 
 
 def _available_bytes() -> int:
