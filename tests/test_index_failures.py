@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from clipsearch.errors import StorageError
 from clipsearch.library import Library
+from clipsearch.photos import decode
 from clipsearch.store.catalog import Catalog
 
 
@@ -32,4 +34,44 @@ def test_a_catalogue_that_fails_is_not_taken_for_a_damaged_photo(
             library.index()
     report = library.index()
     assert (report.touched, report.embedded, report.photos) == (1, 0, 12)
+    assert library.problems() == []
+
+
+def failing_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on every read fails, as from a disk that is dying or was pulled out."""
+
+    def failing(file: int, size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(decode, "_all_bytes", failing)
+
+
+def test_a_known_photo_that_cannot_be_read_for_now_is_kept(
+    library: Library, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.index([photo_folder])
+    touched, gone = photo_folder / "photo00.jpg", photo_folder / "photo03.jpg"
+    os.utime(touched)
+    os.utime(gone)
+    reason = "it cannot be read (input/output error)"
+    with monkeypatch.context() as patch:
+        failing_disk(patch)
+        report = library.index()
+        assert (report.photos, report.removed) == (12, 0)
+        assert report.skipped == [(str(touched), reason), (str(gone), reason)]
+        assert library.problems() == report.skipped
+        assert str(touched) in {hit.path for hit in library.query("a photo", k=20)}
+    gone.unlink()
+    report = library.index()
+    assert (report.touched, report.removed, report.embedded, report.photos) == (1, 1, 0, 11)
+    assert library.problems() == []
+
+
+def test_a_new_photo_that_cannot_be_read_for_now_is_tried_again(
+    library: Library, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        failing_disk(patch)
+        assert len(library.index([photo_folder]).skipped) == 12
+    assert library.index().added == 12
     assert library.problems() == []

@@ -290,6 +290,32 @@ def test_models_live_side_by_side_until_the_new_one_is_complete(store: Store) ->
         assert reader.connection.execute("SELECT count(*) FROM tombstone").fetchone() == (0,)
 
 
+@pytest.mark.parametrize(
+    ("problem", "photos"),
+    [
+        ({"passing": True}, 1),
+        ({"passing": True, "digest": digest("A")}, 1),
+        ({"passing": True, "digest": digest("B")}, 0),
+        ({}, 0),
+    ],
+)
+def test_only_a_passing_problem_leaves_a_known_photo_where_it_was(
+    store: Store, problem: dict[str, object], photos: int
+) -> None:
+    catalog = store.catalog
+    store.scan({"a": "A"})
+    scan = catalog.begin_scan()
+    item = Problem(store.root.id, found("a", mtime_ns=-1), "no luck", True, **problem)
+    catalog.commit_batch(store.model.id, scan, [], [item])
+    catalog.finish_scan(scan, {})
+    assert catalog.count_photos() == photos
+    with Reader.open(store.folder) as reader:
+        assert reader.counts().problems == 1
+    assert counted(store.scan({"a": "A"})) == ({} if photos else {"added": 1})
+    with Reader.open(store.folder) as reader:
+        assert reader.counts().problems == 0
+
+
 def test_a_model_with_a_new_text_tower_keeps_its_vectors(store: Store) -> None:
     store.scan({"a": "A"})
     tuned = store.catalog.add_model("tuned", Fingerprints(FINGERPRINTS.image, "e" * 32), 8)

@@ -436,7 +436,13 @@ class IndexRun:
                 is_photo = not isinstance(problem, NotAPhoto)
                 # A time that no file has makes the next run look at it again.
                 file = job.file._replace(mtime_ns=-1) if problem.retry else job.file
-                problems.append(Problem(job.root_id, file, problem.reason, is_photo))
+                problems.append(
+                    Problem(
+                        *(job.root_id, file, problem.reason, is_photo),
+                        passing=problem.retry,
+                        digest=reading.digest,
+                    )
+                )
                 if is_photo:
                     self.report.skipped.append((job.path, problem.reason))
                     if problem.retry:

@@ -105,12 +105,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that could not be read; `is_photo` is False where it is no picture at all."""
+    """A file that could not be read.
+
+    Attributes:
+        is_photo: False where it is no picture at all.
+        passing: it may be read another time although it stays as it is, as from a disk that
+            failed: what was known of this place is kept.
+        digest: of its content, where that much could be read; another one than was known is not
+            kept to.
+    """
 
     root_id: int
     file: FoundFile
     reason: str
     is_photo: bool
+    passing: bool = False
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,8 @@ class FolderChanges:
         unchanged: photos as they were.
         known_problems: unreadable as they were.
         known_not_photos: no pictures, as they were.
-        gone: ids, for `remove_files`, of what is no longer there (a problem's is negated).
+        gone: ids, for `remove_files`, of what is no longer there (a problem's is negated), and of
+            the problems of known photos that are as they were.
     """
 
     to_read: list[FoundFile] = field(default_factory=list)
@@ -535,13 +546,17 @@ class Catalog:
         folder = relative_bytes(relative_folder)
         self._compared_roots.add(root_id)
         known: dict[bytes, tuple[Any, ...]] = {}
+        problems_of_known: dict[bytes, int] = {}
         for is_problem, table, column in ((False, "file", "1"), (True, "problem", "is_photo")):
             for row in self._read(
                 f"SELECT relative_path, size, mtime_ns, inode, id, {column}"
                 f" FROM {table} WHERE root_id = ? AND folder = ?",
                 (root_id, folder),
             ):
-                known[row[0]] = (*row[1:], is_problem)
+                if row[0] in known:
+                    problems_of_known[row[0]] = row[4]
+                else:
+                    known[row[0]] = (*row[1:], is_problem)
         changes = FolderChanges()
         inodes_hold = False
         inodes_now = {_signed(file.inode) for file in files}
@@ -575,6 +590,10 @@ class Catalog:
         if fresh:
             changes.to_read = [file for file in files if file.relative_path in fresh]
         changes.gone = [-before[3] if before[-1] else before[3] for before in known.values()]
+        read_again = {relative_bytes(path) for path in fresh}
+        changes.gone += [
+            -row_id for path, row_id in problems_of_known.items() if path not in read_again
+        ]
         return changes
 
     def _is_a_twin(self, inode: int, size: int, mtime_ns: int) -> bool:
@@ -845,11 +864,13 @@ class Catalog:
                 list(rows.values()),
             )
         unreadable: dict[tuple[int, bytes], dict[str, Any]] = {}
+        seen = _photo_ids(connection, self._tables.photo, {p.digest for p in problems if p.digest})
         for item in problems:
             row = _place(item.root_id, item.file)
             where = (item.root_id, row["relative_path"])
             before = held.pop(where, None)
-            if before is not None:
+            is_kept = item.passing and (not item.digest or seen.get(item.digest) == before)
+            if before is not None and not is_kept:
                 events.append(partial(self._ledger.lose, before, covered=True))
                 lost.add(before)
                 connection.execute(
