@@ -17,7 +17,7 @@ from clipsearch.errors import UsageError
 from clipsearch.library import Library
 from clipsearch.library.training import index_recall
 from clipsearch.records import Float32Array, RowArray
-from clipsearch.store import ann
+from clipsearch.store import ann, ann_file
 from clipsearch.store.catalog import Catalog
 from clipsearch.store.reader import Filter, Model, Reader
 from clipsearch.store.text_cache import TextCache
@@ -362,6 +362,30 @@ def test_a_reader_older_than_the_index_still_sees_its_own_moment(
         found = ann.nearest(before, index, model, queries[:1], 5)
         assert set(found.rows[0].tolist()) == set(best.tolist())
         assert found.notice is None  # nothing is wrong with the index
+
+
+def test_an_index_that_was_renewed_meanwhile_is_no_damage(
+    small: tuple[Path, Model, Float32Array, Float32Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model, *_ = small
+
+    def renew() -> None:
+        delete_rows(folder, [0, 1, 2, 3, 4])
+        with Reader.open(folder) as now:
+            ann.build(folder, now, now.models()[0], seed=1)
+
+    whole = ann_file.is_whole
+
+    def renewed(*arguments) -> bool:
+        renew()
+        return whole(*arguments)
+
+    with Reader.open(folder) as before:
+        with monkeypatch.context() as patch:
+            patch.setattr(ann_file, "is_whole", renewed)
+            assert ann.verify(folder, before, model) is None  # replaced while it was read
+        assert ann.verify(folder, before, model) is None  # and before it was opened
+        assert ann.measure_recall(folder, before, model) is None
 
 
 def test_equal_photos_are_ranked_by_row_however_they_are_found(tmp_path: Path) -> None:

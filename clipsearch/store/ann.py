@@ -804,15 +804,21 @@ def _needed(ranks: npt.NDArray[np.int64], nlist: int, *, gaps: int) -> int:
 
 
 def verify(folder: Path, reader: Reader, model: Model, *, sample: int = 2000) -> str | None:
-    """Read the whole FAISS file; what is wrong with it, or None. No file at all is right too."""
+    """Read the whole FAISS file; what is wrong with it, or None.
+
+    No file at all is right too, and so is one that a writer has put in place since the reader was
+    opened: it belongs to a later moment.
+    """
     index, notice = open_index(folder, model)
     if index is None:
         return None if notice is None else notice[0]
     path = ann_file.place(folder, model) / "index.faiss"
-    if ann_file.file_digests(path, index.facts.head_bytes)[0] != index.facts.digest:
-        return ann_file.damaged("checksum")[0]
+    if not ann_file.is_whole(path, index.facts):
+        return ann_file.damaged("checksum")[0] if _is_in_place(folder, model, index) else None
     dead = reader.tombstones(model.id)
     if not index.belongs_to(reader, model, dead):
+        if index.is_newer_than(reader, model):
+            return None
         return ann_file.damaged("it was made from another catalogue")[0]
     wanted = max(1, index.facts.vectors // sample)
     seen = 0
@@ -830,12 +836,21 @@ def verify(folder: Path, reader: Reader, model: Model, *, sample: int = 2000) ->
     return None
 
 
+def _is_in_place(folder: Path, model: Model, index: AnnIndex) -> bool:
+    """Whether no writer has replaced or removed the file since it was opened."""
+    text = ann_file.read_text(folder, model)
+    return text is not None and index.facts.digest.encode() in text
+
+
 def measure_recall(
     folder: Path, reader: Reader, model: Model, *, queries: int = 50, seed: int = 1
 ) -> dict[str, float] | None:
-    """recall@10 of the index against an exact search, by kind of query; None without an index."""
+    """recall@10 of the index against an exact search, by kind of query.
+
+    None without an index that belongs to the reader's moment.
+    """
     index, _ = open_index(folder, model)
-    if index is None:
+    if index is None or not index.belongs_to(reader, model, reader.tombstones(model.id)):
         return None
     generator = np.random.default_rng(seed)
     live = reader.stored_rows(model.id)

@@ -194,6 +194,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_whole(path: Path, facts: IndexFacts) -> bool:
+    """Whether every byte of the FAISS file is what was written."""
+    try:
+        return file_digests(path, facts.head_bytes)[0] == facts.digest
+    except FileNotFoundError:
+        return False
+
+
 def file_digests(path: Path, head_bytes: int) -> tuple[str, str]:
     """blake2b of the whole file and of its first bytes, 32 hexadecimal digits each."""
     whole = blake2b(digest_size=16)
