@@ -12,6 +12,7 @@ query loads neither torch nor SQLAlchemy.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -550,7 +551,13 @@ def _photos(number: int) -> str:
 
 
 def _bytes_below(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
+    """Bytes of all files; journals and drafts come and go while they are counted."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _model_name(asked: str | None, active: Model | None) -> str:
