@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,58 @@ def test_a_new_photo_that_cannot_be_read_for_now_is_tried_again(
         assert len(library.index([photo_folder]).skipped) == 12
     assert library.index().added == 12
     assert library.problems() == []
+
+
+def rot(photo: Path) -> None:
+    """Spoil a file without a trace in its size and its date."""
+    before = photo.stat()
+    with photo.open("r+b") as file:
+        file.seek(200)
+        file.write(bytes(before.st_size - 200))
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_photo_that_rotted_is_named_when_it_must_be_embedded_again(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    with sqlite3.connect(library.folder / "catalog.sqlite") as catalog:
+        (path,) = catalog.execute(
+            "SELECT relative_path FROM file JOIN embedding USING (photo_id) WHERE row = 1"
+        ).fetchone()
+        catalog.execute("UPDATE embedding SET vector = zeroblob(length(vector)) WHERE row = 1")
+    photo = photo_folder / path.decode()
+    whole = photo.read_bytes()
+    rot(photo)
+    library.check(repair=True)
+    for _ in range(2):
+        report = library.index()
+        assert [path for path, _ in report.skipped] == [str(photo)]
+        assert report.photos == 11
+        assert library.problems() == report.skipped
+    status = library.status()
+    assert (status.photos, status.models[0].photos) == (12, 11)
+    assert library.check() == []
+    photo.write_bytes(whole)
+    assert (library.index().embedded, library.problems()) == (1, [])
+
+
+def test_a_photo_that_keeps_a_model_from_taking_over_is_named_and_kept(
+    library: Library, photo_folder: Path, other_model: Path
+) -> None:
+    library.index([photo_folder])
+    photo = photo_folder / "photo00.jpg"
+    rot(photo)
+    shutil.copy(photo_folder / "photo03.jpg", photo_folder / "copy.jpg")
+    report = library.index(model=str(other_model))
+    assert [path for path, _ in report.skipped] == [str(photo)]
+    assert library.problems() == report.skipped
+    ((message, hint),) = report.warnings
+    assert "pocket still answers" in message
+    assert "`clipsearch problems`" in (hint or "")
+    assert "disks" not in (hint or "")
+    assert str(photo) in {hit.path for hit in library.query("a photo", k=20)}
+    library.index()  # with pocket, which lacks nothing
+    assert library.problems() == []
+    assert library.remove([photo]) == (1, 1)
+    assert library.index(model=str(other_model)).model == str(other_model)

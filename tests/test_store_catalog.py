@@ -272,7 +272,7 @@ def test_models_live_side_by_side_until_the_new_one_is_complete(store: Store) ->
     assert not second.active
     assert catalog.count_missing(second.id) == 3
     page = catalog.photos_missing(second.id, 2)
-    assert [photo.paths for photo in page] == [["/photos/a"], ["/photos/b"]]
+    assert [[file.relative_path for *_, file in photo.files] for photo in page] == [["a"], ["b"]]
     catalog.commit_embeddings(second.id, [(p.photo_id, vector_of("x", 4)) for p in page])
     rest = catalog.photos_missing(second.id, 2, page[-1].photo_id)
     assert [photo.digest for photo in rest] == [digest("C")]

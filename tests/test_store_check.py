@@ -96,9 +96,10 @@ def test_a_bad_vector_costs_its_own_photo_an_embedding_and_no_photo(folder: Path
     repair(folder)
     with Catalog.open(folder) as catalog:
         assert catalog.count_photos() == 9
-        assert [photo.paths for photo in catalog.photos_missing(1, 10)] == [
-            ["/photos/3.jpg"],
-            ["/photos/5.jpg"],
+        files = [photo.files for photo in catalog.photos_missing(1, 10)]
+        assert [[(root, file.relative_path) for _, root, file in some] for some in files] == [
+            [("/photos", "3.jpg")],
+            [("/photos", "5.jpg")],
         ]
 
 

@@ -32,7 +32,10 @@ def status(
         f"search    {state.search}",
     ]
     for model in state.models:
-        use = "in use" if model.active else f"{model.photos:,} of {state.photos:,} photos ready"
+        ready = f"{model.photos:,} of {state.photos:,} photos ready"
+        use = "in use" if model.active else ready
+        if model.active and model.photos < state.photos:
+            use = f"in use, {ready}"
         lines.append(f"model     {model.name}, {model.dim} dimensions, {use}")
         if model.active and model.replaced:
             lines.append(

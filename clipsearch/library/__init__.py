@@ -34,6 +34,7 @@ from clipsearch.library.reports import (
 from clipsearch.paths import absolute, expanded, here
 
 if TYPE_CHECKING:
+    from clipsearch.library.indexing import IndexRun
     from clipsearch.models.encoder import LocalEncoder
     from clipsearch.store.catalog import Catalog
     from clipsearch.store.check import Finding
@@ -196,7 +197,7 @@ class Library:
             )
             run.run(roots)
             missing = run.fill()
-            self._switch(catalog, target, active, missing, run.report)
+            self._switch(catalog, target, active, missing, run)
             self._refresh_index()
             answering = next(known for known in catalog.models() if known.active)
             run.report.model = answering.name
@@ -250,7 +251,7 @@ class Library:
         target: Model,
         active: Model | None,
         missing: int,
-        report: IndexReport,
+        run: IndexRun,
     ) -> None:
         """Let the target model answer, as soon as it can find all that can be found now.
 
@@ -262,13 +263,13 @@ class Library:
         if active.id == target.id:
             return
         replaced = active.name == target.name
+        report = run.report
         if missing and not replaced:
             report.warnings.append(
                 (
                     f"{active.name} still answers: {_photos(missing)} no vector of {target.name} "
                     "yet, as the files cannot be read now",
-                    f"connect their disks and run `clipsearch index --model {target.name}`, or "
-                    "drop them with `clipsearch remove`",
+                    _way_on(f"clipsearch index --model {target.name}", missing, run.unreadable),
                 )
             )
             return
@@ -278,7 +279,7 @@ class Library:
                 (
                     f"{_photos(missing)} no vector of the new {target.name} yet and cannot be "
                     "found, as the files cannot be read now",
-                    "connect their disks and run `clipsearch index` again",
+                    _way_on("clipsearch index", missing, run.unreadable),
                 )
             )
         new, old = target.name, active.name
@@ -548,6 +549,16 @@ class Library:
 
 def _photos(number: int) -> str:
     return "1 photo has" if number == 1 else f"{number:,} photos have"
+
+
+def _way_on(command: str, missing: int, unreadable: int) -> str:
+    """What to do where photos lack a vector; of them, `unreadable` are there all the same."""
+    steps = []
+    if unreadable:
+        steps.append("mend what `clipsearch problems` lists")
+    if unreadable < missing:
+        steps.append("connect their disks")
+    return f"{', '.join(steps)} and run `{command}`, or drop them with `clipsearch remove`"
 
 
 def _bytes_below(folder: Path) -> int:

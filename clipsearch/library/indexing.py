@@ -37,7 +37,7 @@ from clipsearch.records import FoundFile
 
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
-    from clipsearch.store.catalog import Catalog, Changes
+    from clipsearch.store.catalog import Catalog, Changes, Problem
     from clipsearch.store.reader import Model, Root
 
 Show = Callable[[Progress], None]
@@ -61,11 +61,14 @@ class FileJob(NamedTuple):
 
 
 class PhotoJob(NamedTuple):
-    """A known photo that lacks a vector under the model, and the places it may be read from."""
+    """A known photo that lacks a vector under the model, and the places it may be read from.
+
+    Once it was read, there is one place: the one that it was read from, or the one to blame.
+    """
 
     photo_id: int
     digest: bytes
-    paths: tuple[str, ...]
+    places: tuple[FileJob, ...]
 
 
 class Spool:
@@ -285,6 +288,10 @@ class IndexRun:
         model: the row of the encoder's model in the catalogue.
         show: called with each step of progress, in the caller's thread.
         named: folders that the user named; one that the walk passes over is told.
+
+    Attributes:
+        report: what was done so far.
+        unreadable: known photos that `fill` found in their places and could not embed.
     """
 
     def __init__(
@@ -306,7 +313,9 @@ class IndexRun:
         self._named = [absolute(path) for path in named]
         self._show = show or (lambda step: None)
         self._started = time.perf_counter()
+        self._told: set[str] = set()
         self.report = IndexReport()
+        self.unreadable = 0
 
     def run(self, roots: Sequence[Root]) -> None:
         """Bring these roots up to date; `report` tells what was done."""
@@ -420,7 +429,7 @@ class IndexRun:
 
     def _commit(self, readings: Sequence[Reading[FileJob]], scan_id: int) -> Changes:
         """One transaction for what was read."""
-        from clipsearch.store.catalog import Entry, Problem
+        from clipsearch.store.catalog import Entry
 
         entries = []
         problems = []
@@ -434,27 +443,33 @@ class IndexRun:
                 )
             else:
                 is_photo = not isinstance(problem, NotAPhoto)
-                # A time that no file has makes the next run look at it again.
-                file = job.file._replace(mtime_ns=-1) if problem.retry else job.file
-                problems.append(
-                    Problem(
-                        *(job.root_id, file, problem.reason, is_photo),
-                        passing=problem.retry,
-                        digest=reading.digest,
-                    )
-                )
-                if is_photo:
-                    self.report.skipped.append((job.path, problem.reason))
-                    if problem.retry:
-                        self.report.mendable.add(problem.reason)
+                problems.append(self._skip(job, problem, is_photo, reading.digest))
         self.report.embedded += sum(reading.vector is not None for reading in readings)
         return self._catalog.commit_batch(self._model.id, scan_id, entries, problems)
+
+    def _skip(
+        self, job: FileJob, problem: SkippedPhoto, is_photo: bool, digest: bytes = b""
+    ) -> Problem:
+        """Report a file that gave no vector; what the catalogue is to keep of it."""
+        from clipsearch.store.catalog import Problem
+
+        if is_photo and job.path not in self._told:
+            self._told.add(job.path)
+            self.report.skipped.append((job.path, problem.reason))
+            if problem.retry:
+                self.report.mendable.add(problem.reason)
+        # A time that no file has makes the next run look at it again.
+        file = job.file._replace(mtime_ns=-1) if problem.retry else job.file
+        return Problem(
+            *(job.root_id, file, problem.reason, is_photo), passing=problem.retry, digest=digest
+        )
 
     def fill(self) -> int:
         """Embed the photos that have no vector under the model; how many still have none.
 
-        A photo that lies on a disk that is not there now stays without, and so does one that
-        cannot be read any more: the next scan will say so.
+        A photo that lies on a disk that is not there now stays without. So does one that cannot be
+        read any more, or that the model makes nothing of; that one is reported, and tried again by
+        the next run. Other models keep their vectors of both.
         """
         started = time.perf_counter()
         total = self._catalog.count_missing(self._model.id)
@@ -468,7 +483,14 @@ class IndexRun:
                     for reading in batch
                     if reading.vector is not None
                 ]
-                self._catalog.commit_embeddings(self._model.id, vectors)
+                # What was known to be a photo is one, whatever lies in its place.
+                problems = [
+                    self._skip(reading.job.places[0], reading.problem, is_photo=True)
+                    for reading in batch
+                    if reading.problem and not isinstance(reading.problem, VanishedPhoto)
+                ]
+                self._catalog.commit_embeddings(self._model.id, vectors, problems)
+                self.unreadable += len(problems)
                 self.report.re_embedded += len(vectors)
                 self.report.embedded += len(vectors)
                 done += len(batch)
@@ -480,26 +502,29 @@ class IndexRun:
         after = 0
         while page := self._catalog.photos_missing(self._model.id, 500, after):
             for photo in page:
-                yield PhotoJob(photo.photo_id, photo.digest, tuple(photo.paths))
+                places = tuple(FileJob(*file) for file in photo.files)
+                yield PhotoJob(photo.photo_id, photo.digest, places)
             after = page[-1].photo_id
 
     def _read_photo(self, job: PhotoJob) -> Reading[PhotoJob]:
         """Read a known photo from the first place that still holds this very content."""
         preprocess = self._encoder.preprocess
-        problem = SkippedPhoto("", "none of its files is there now")
-        for path in job.paths:
+        failed = Reading(job, problem=VanishedPhoto("", "none of its files is there now"))
+        for place in job.places:
+            here = job._replace(places=(place,))
             try:
                 photo = decode_photo(
-                    path, side_px=preprocess.source_px, max_megapixels=self._max_megapixels
+                    place.path, side_px=preprocess.source_px, max_megapixels=self._max_megapixels
                 )
-            except SkippedPhoto as error:
-                problem = error
+                if photo.digest == job.digest and photo.image is not None:
+                    pixels = preprocess.pixels(photo.image)
+                    return Reading(here, photo.digest, photo.facts, pixels)
+                raise SkippedPhoto(place.path, "it has changed since it was indexed")
+            except VanishedPhoto:
                 continue
-            if photo.digest == job.digest and photo.image is not None:
-                pixels = preprocess.pixels(photo.image)
-                return Reading(job, photo.digest, photo.facts, pixels)
-            problem = SkippedPhoto(path, "it has changed since it was indexed")
-        raise problem
+            except SkippedPhoto as problem:
+                failed = Reading(here, problem=problem)
+        return failed
 
     def _tell(
         self, phase: str, done: int, total: int | None, *, since: float | None = None

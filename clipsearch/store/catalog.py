@@ -40,7 +40,6 @@ from clipsearch.store.reader import (
     CATALOG_NAME,
     Model,
     Root,
-    absolute_path,
     path_text,
     read_models,
     read_roots,
@@ -133,11 +132,15 @@ class KnownPhoto:
 
 @dataclass(frozen=True, slots=True)
 class MissingPhoto:
-    """A photo without a vector under the model asked for, and the absolute paths it lies at."""
+    """A photo without a vector under the model asked for.
+
+    Attributes:
+        files: (root id, root path, file) of each place it lies at, those on available roots first.
+    """
 
     photo_id: int
     digest: bytes
-    paths: list[str]
+    files: list[tuple[int, str, FoundFile]]
 
 
 @dataclass(slots=True)
@@ -863,11 +866,9 @@ class Catalog:
                 ),
                 list(rows.values()),
             )
-        unreadable: dict[tuple[int, bytes], dict[str, Any]] = {}
         seen = _photo_ids(connection, self._tables.photo, {p.digest for p in problems if p.digest})
         for item in problems:
-            row = _place(item.root_id, item.file)
-            where = (item.root_id, row["relative_path"])
+            where = (item.root_id, relative_bytes(item.file.relative_path))
             before = held.pop(where, None)
             is_kept = item.passing and (not item.digest or seen.get(item.digest) == before)
             if before is not None and not is_kept:
@@ -880,12 +881,34 @@ class Catalog:
                 )
             changes.problems += item.is_photo
             changes.not_photos += not item.is_photo
-            unreadable[where] = {**row, "reason": item.reason, "is_photo": int(item.is_photo)}
-        if unreadable:
-            connection.execute(problem.insert(), list(unreadable.values()))
+        self._put_problems(connection, problems)
         for ids in _chunks(list(set(photos.values()))):
             connection.execute(orphan.delete().where(orphan.c.photo_id.in_(ids)))
         self._mark_orphans(connection, lost | set(photos.values()))
+
+    def _put_problems(self, connection: Connection, problems: Iterable[Problem]) -> None:
+        """What is said of these files, in the place of what was said before."""
+        from sqlalchemy.dialects.sqlite import insert
+
+        rows = [
+            {
+                **_place(item.root_id, item.file),
+                "reason": item.reason,
+                "is_photo": int(item.is_photo),
+            }
+            for item in problems
+        ]
+        if not rows:
+            return
+        upsert = insert(self._tables.problem)
+        columns = ("size", "mtime_ns", "inode", "device", "reason", "is_photo")
+        connection.execute(
+            upsert.on_conflict_do_update(
+                index_elements=["root_id", "relative_path"],
+                set_={name: upsert.excluded[name] for name in columns},
+            ),
+            rows,
+        )
 
     def remove_files(self, gone: Sequence[int], scan_id: int) -> Changes:
         """Forget files that are no longer there; call it once a scan has seen all its roots.
@@ -1039,8 +1062,9 @@ class Catalog:
     ) -> list[MissingPhoto]:
         """Photos without a vector under a model, by id; at most `limit`, after a photo id."""
         missing: dict[int, MissingPhoto] = {}
-        for photo_id, digest, root, relative in self._fetch(
-            "SELECT wanted.id, wanted.digest, root.path, file.relative_path FROM"
+        for photo_id, digest, root_id, root, relative, *stat in self._fetch(
+            "SELECT wanted.id, wanted.digest, root.id, root.path, file.relative_path, file.size,"
+            " file.mtime_ns, file.inode, file.device FROM"
             " (SELECT photo.id, digest FROM photo LEFT JOIN embedding"
             "  ON embedding.photo_id = photo.id AND embedding.model_id = ?"
             "  WHERE photo.id > ? AND embedding.key IS NULL"
@@ -1051,13 +1075,20 @@ class Catalog:
             (model_id, after_photo_id, limit),
         ):
             photo = missing.setdefault(photo_id, MissingPhoto(photo_id, digest, []))
-            photo.paths.append(absolute_path(root, relative))
+            file = FoundFile(path_text(relative), *stat)
+            photo.files.append((root_id, path_text(root), file))
         return list(missing.values())
 
-    def commit_embeddings(self, model_id: int, vectors: Iterable[tuple[int, Float32Array]]) -> int:
+    def commit_embeddings(
+        self,
+        model_id: int,
+        vectors: Iterable[tuple[int, Float32Array]],
+        problems: Sequence[Problem] = (),
+    ) -> int:
         """Keep the vectors (dim,) of known photos, by photo id: one transaction.
 
-        A photo that is gone meanwhile, or has a vector already, is left as it is.
+        A photo that is gone meanwhile, or has a vector already, is left as it is. So is one whose
+        file has a problem: that stands beside it until the file is seen by a scan again.
 
         Returns:
             How many vectors were new.
@@ -1078,6 +1109,7 @@ class Catalog:
                         photo.select().with_only_columns(photo.c.id).where(photo.c.id.in_(chunk))
                     ).scalars()
                 )
+            self._put_problems(connection, problems)
             return self._put_vectors(
                 connection, model, {key: stored[key] for key in stored if key in there}
             )
