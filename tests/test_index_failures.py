@@ -6,9 +6,12 @@ import errno
 import os
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import draw_photo
+from PIL import Image
 
 from clipsearch.errors import StorageError
 from clipsearch.library import Library
@@ -132,3 +135,74 @@ def test_a_photo_that_keeps_a_model_from_taking_over_is_named_and_kept(
     assert library.problems() == []
     assert library.remove([photo]) == (1, 1)
     assert library.index(model=str(other_model)).model == str(other_model)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
+# A TIFF whose only entry is DNG's version.
+DNG = b"II*\0\x08\0\0\0\x01\0\x12\xc6\x01\0\x04\0\0\0\x01\x04\0\0" + bytes(4)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *extras: str) -> None:
+    for extra in extras:
+        monkeypatch.setitem(sys.modules, extra, None)  # which is how an import fails
+
+
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the files that are read whole from now on."""
+    sizes: list[int] = []
+    whole = decode._all_bytes
+
+    def counted(file: int, size: int) -> bytes:
+        sizes.append(size)
+        return whole(file, size)
+
+    monkeypatch.setattr(decode, "_all_bytes", counted)
+    return sizes
+
+
+def test_what_nothing_here_can_decode_is_not_read_past_its_header(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "pillow_heif", "rawpy")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, header in (("a.heic", HEIC), ("b.dng", DNG), ("c.jxl", b"\xff\x0a")):
+        (folder / name).write_bytes(header + os.urandom(3_000_000))
+    sizes = read_files(monkeypatch)
+    report = library.index([folder])
+    assert [reason for _, reason in report.skipped] == [
+        decode.HEIF_REASON,
+        decode.RAW_REASON,
+        "JPEG XL is not supported",
+    ]
+    assert report.mendable == {decode.HEIF_REASON, decode.RAW_REASON}
+    assert len(library.index().skipped) == 2  # no extra brings JPEG XL
+    assert len(library.problems()) == 3
+    assert sizes == []
+
+
+def test_a_known_photo_is_followed_also_without_the_extra_it_needed(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photo = draw_photo(tmp_path / "one.jpg", 5)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(photo) as image:
+        pillow_heif.from_pillow(image).save(folder / "one.heic")
+    assert library.index([folder]).added == 1
+    (folder / "one.heic").rename(folder / "moved.heic")
+    without(monkeypatch, "pillow_heif")
+    report = library.index()
+    assert (report.moved, report.skipped, report.photos) == (1, [], 1)
+
+
+def test_the_same_files_skipped_again_are_no_news(library: Library, photo_folder: Path) -> None:
+    library.index([photo_folder])
+    draw_photo(photo_folder / "large.jpg", 90, size=(640, 480))
+    assert library.index(max_megapixels=0.1).changed_anything
+    report = library.index(max_megapixels=0.1)
+    assert len(report.skipped) == 1
+    assert not report.changed_anything
+    draw_photo(photo_folder / "larger.jpg", 91, size=(800, 600))
+    assert library.index(max_megapixels=0.1).changed_anything

@@ -87,6 +87,7 @@ class Library:
         self._threads = threads or _cores()
         self._encoders: dict[str, LocalEncoder] = {}
         self._last_look_seconds = 0.0
+        self._skipped: set[tuple[str, str]] = set()
 
     @classmethod
     def open(
@@ -204,9 +205,15 @@ class Library:
             if answering.id != target.id:
                 missing = catalog.count_missing(answering.id)
             run.report.photos = catalog.count_photos() - missing
-        run.report.seconds = time.perf_counter() - started
-        self._last_look_seconds = run.report.seconds - run.report.encoding_seconds
-        return run.report
+        report = run.report
+        report.seconds = time.perf_counter() - started
+        skipped = set(report.skipped)
+        report.skipped_before, self._skipped = skipped <= self._skipped, skipped
+        self._last_look_seconds = report.seconds
+        # Reading the same files again to no avail, as those above a limit, is part of looking.
+        if not report.skipped or report.changed_anything or report.touched:
+            self._last_look_seconds -= report.encoding_seconds
+        return report
 
     def _model_row(
         self, catalog: Catalog, encoder: LocalEncoder, active: Model | None, *, named: bool

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -313,6 +313,7 @@ class IndexRun:
         self._named = [absolute(path) for path in named]
         self._show = show or (lambda step: None)
         self._started = time.perf_counter()
+        self._may_know = cache(catalog.holds_format)
         self._told: set[str] = set()
         self.report = IndexReport()
         self.unreadable = 0
@@ -412,6 +413,7 @@ class IndexRun:
             side_px=preprocess.source_px,
             max_megapixels=self._max_megapixels,
             is_known=self._is_embedded,
+            may_know=self._may_know,
         )
         reading = Reading(job, photo.digest, photo.facts)
         if photo.image is not None:
@@ -420,7 +422,7 @@ class IndexRun:
 
     def _needs_model(self, job: FileJob) -> bool:
         """Whether the file is a photo to encode: a new one is, one that was moved is not."""
-        return not self._is_embedded(digest_photo(job.path))
+        return not self._is_embedded(digest_photo(job.path, may_know=self._may_know))
 
     def _is_embedded(self, digest: bytes) -> bool:
         """Whether the photo has its vector already, so that its pixels are not needed."""

@@ -38,6 +38,8 @@ class IndexReport:
         skipped: (path, reason) of files that are or should be photos and cannot be read.
         mendable: of the reasons in `skipped`, those that may go though the file stays as it is: a
             missing extra, a limit, a right.
+        skipped_before: whether all of `skipped` were skipped for the same reasons by the run before
+            of this `Library`, as happens with --watch.
         not_photos: files that turned out to be no pictures at all.
         unavailable: (root, reason) of folders that are not there; nothing of them is lost.
         unreadable_folders: (folder, reason) inside a root.
@@ -60,6 +62,7 @@ class IndexReport:
     encoding_seconds: float = 0.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     mendable: set[str] = field(default_factory=set)
+    skipped_before: bool = False
     unavailable: list[tuple[str, str]] = field(default_factory=list)
     unreadable_folders: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str | None]] = field(default_factory=list)
@@ -78,7 +81,7 @@ class IndexReport:
     def changed_anything(self) -> bool:
         return bool(
             self.added + self.copied + self.moved + self.changed + self.removed + self.embedded
-            or self.skipped
+            or (self.skipped and not self.skipped_before)
         )
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import io
 import os
 import re
@@ -60,7 +61,10 @@ _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _BMP_HEADER_BYTES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
+# What decodes a kind that Pillow does not, and the reason to skip it where that is missing.
+_EXTRAS = {"HEIF": ("pillow_heif", HEIF_REASON), "RAW": ("rawpy", RAW_REASON)}
 _HEADER_BYTES = 512
+_DIRECTORIES_BYTES = 1 << 20  # of a camera's RAW: what says that it is one lies in them
 # Adobe's transform byte of YCbCr, which a JPEG is in where nothing says otherwise.
 _AS_USUAL = b"\x01"
 _WHOLE_FILE = 1 << 30  # bytes at most that a file in memory is handed to the decoder at once
@@ -97,6 +101,7 @@ def decode_photo(
     side_px: int,
     max_megapixels: float | None = None,
     is_known: Callable[[bytes], bool] | None = None,
+    may_know: Callable[[str], bool] | None = None,
 ) -> DecodedPhoto:
     """Read and decode one photo. Several threads may do so at a time.
 
@@ -108,12 +113,14 @@ def decode_photo(
             what this machine's memory allows.
         is_known: asked with the digest; where it answers True, no pixel is decoded. What it raises
             goes through.
+        may_know: asked with a kind ('HEIF') that cannot be decoded here; where it answers False,
+            `is_known` would too, and the file is not read past its header.
     Raises:
         SkippedPhoto: it cannot be read or decoded. `NotAPhoto`: nobody would have expected it.
     """
     name = os.fsdecode(path)
     limit = default_max_megapixels() if max_megapixels is None else max_megapixels
-    data, kind = _read(name, limit)
+    data, kind = _read(name, limit, _knows_none if is_known is None else may_know)
     with _failures_told(name, kind):
         # Found once: threads that decode take turns at what is done in Python.
         segments = _segments(data, kind)
@@ -127,13 +134,21 @@ def decode_photo(
         return DecodedPhoto(digest, facts, image)
 
 
-def digest_photo(path: Path | str | bytes) -> bytes:
+def _knows_none(kind: str) -> bool:
+    return False
+
+
+def digest_photo(
+    path: Path | str | bytes, *, may_know: Callable[[str], bool] | None = None
+) -> bytes:
     """The digest that `decode_photo` would give, without decoding; 16 bytes.
 
+    Args:
+        may_know: as for `decode_photo`.
     Raises:
         SkippedPhoto: it cannot be read, or its content is none of the known kinds.
     """
-    data, kind = _read(os.fsdecode(path), default_max_megapixels())
+    data, kind = _read(os.fsdecode(path), default_max_megapixels(), may_know)
     return _digest(data, _segments(data, kind))
 
 
@@ -149,9 +164,14 @@ def default_max_megapixels() -> float:
 class _RefusedError(Exception):
     """A reason to skip, found where the path is not known."""
 
-    def __init__(self, reason: str, hint: str | None = None) -> None:
+    def __init__(self, reason: str, hint: str | None = None, *, retry: bool = True) -> None:
         super().__init__(reason)
         self.hint = hint
+        self.retry = retry
+
+    def told_of(self, name: str) -> SkippedPhoto:
+        """What callers get, with the path."""
+        return SkippedPhoto(name, str(self), hint=self.hint, retry=self.retry)
 
 
 @contextlib.contextmanager
@@ -160,7 +180,7 @@ def _failures_told(name: str, kind: str) -> Iterator[None]:
     try:
         yield
     except _RefusedError as error:
-        raise SkippedPhoto(name, str(error), hint=error.hint, retry=True) from None
+        raise error.told_of(name) from None
     # Decoders fed with damaged bytes raise whatever they come across, from struct.error to
     # zlib.error; each of them concerns this one file.
     except Exception as error:
@@ -201,13 +221,20 @@ def read_photo(photo: Path | str | bytes) -> tuple[bytes, str]:
     return photo, "RAW" if kind == "TIFF" and _is_raw(photo) else kind
 
 
-def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
-    """The file's bytes and kind; a file of no known kind is not read past its header."""
+def _read(
+    name: str, max_megapixels: float, may_know: Callable[[str], bool] | None = None
+) -> tuple[bytes, str]:
+    """The file's bytes and kind; a file of no known kind is not read past its header.
+
+    With `may_know`, nor is one that cannot be decoded here and cannot be known either.
+    """
     try:
         with _opened(name) as (file, size):
             kind = _kind(os.read(file, _HEADER_BYTES))
             if not kind:
                 raise _unknown(name, size)
+            if may_know is not None:
+                _refuse_unless_known(file, kind, may_know)
             # No format needs more bytes for a picture within the limit, metadata included.
             if size > max_megapixels * 16e6 + (256 << 20):
                 raise SkippedPhoto(
@@ -219,7 +246,28 @@ def _read(name: str, max_megapixels: float) -> tuple[bytes, str]:
         raise VanishedPhoto(name, "there is no such file", retry=True) from error
     except OSError as error:
         raise SkippedPhoto(name, _unreadable(error), retry=True) from error
+    except _RefusedError as error:
+        raise error.told_of(name) from None
     return data, "RAW" if kind == "TIFF" and _is_raw(data) else kind
+
+
+def _refuse_unless_known(file: int, kind: str, may_know: Callable[[str], bool]) -> None:
+    # Most kinds of RAW begin as a TIFF does. Where they can be decoded, `_decode` tells them.
+    if kind == "TIFF" and _refusal("RAW") is not None:
+        os.lseek(file, 0, os.SEEK_SET)
+        if _is_raw(os.read(file, _DIRECTORIES_BYTES)):
+            kind = "RAW"
+    refusal = _refusal(kind)
+    if refusal is not None and not may_know(kind):
+        raise refusal
+
+
+def _refusal(kind: str) -> _RefusedError | None:
+    """Why no picture of this kind can be decoded here; None where it can."""
+    if kind == "JPEG XL":
+        return _RefusedError("JPEG XL is not supported", retry=False)
+    module, reason = _EXTRAS.get(kind, ("", ""))
+    return _RefusedError(reason) if module and importlib.util.find_spec(module) is None else None
 
 
 @contextlib.contextmanager
@@ -365,8 +413,8 @@ def _digest(data: bytes, segments: Segments) -> bytes:
 def _decode(
     data: bytes, kind: str, segments: Segments, side_px: int, max_megapixels: float
 ) -> tuple[Image.Image, PhotoFacts]:
-    if kind == "JPEG XL":
-        raise _RefusedError("JPEG XL is not supported")
+    if refusal := _refusal(kind):
+        raise refusal
     if kind == "RAW":
         return _decode_raw(data, side_px, max_megapixels)
     _check_size(_size_in_header(data, kind), max_megapixels)

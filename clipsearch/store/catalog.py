@@ -664,6 +664,10 @@ class Catalog:
                 known[digest] = KnownPhoto(photo_id, key is not None)
         return known
 
+    def holds_format(self, name: str) -> bool:
+        """Whether any photo is of a format ('HEIF'); any thread may ask at any time."""
+        return bool(self._ask("SELECT 1 FROM photo WHERE format = ? LIMIT 1", (name,)))
+
     def commit_batch(
         self,
         model_id: int,
