@@ -69,6 +69,20 @@ def test_a_query_photo_and_its_copies_are_left_out(library: Library, photo_folde
     assert not {hit.path for hit in hits} & {str(photo), str(photo_folder / "copy.jpg")}
 
 
+def test_a_hit_has_the_size_of_the_file_that_it_names(library: Library, photo_folder: Path) -> None:
+    photo = photo_folder / "photo00.jpg"
+    content = photo.read_bytes()
+    comment = b"\xff\xfe\x10\x00" + bytes(0xFFE)
+    tagged = photo_folder / "2023" / "tagged.jpg"
+    tagged.write_bytes(content[:2] + comment + content[2:])
+    assert library.index([photo_folder]).copied == 1
+    for folder in (photo_folder, tagged.parent):
+        hits = library.query("a photo", folder=folder, k=20)
+        (hit,) = (hit for hit in hits if str(photo) in {hit.path, *hit.copies})
+        assert hit.size_bytes == Path(hit.path).stat().st_size
+    assert hit.path == str(tagged)
+
+
 def test_moves_copies_changes_and_deletions_are_told_apart(
     library: Library, photo_folder: Path
 ) -> None:

@@ -21,6 +21,7 @@ from clipsearch.models.encoder import LocalEncoder
 from clipsearch.models.runtimes import openvino_core
 from clipsearch.photos import decode
 from clipsearch.store.catalog import Catalog
+from clipsearch.store.reader import Reader
 
 PHOTOS = 23
 
@@ -207,3 +208,11 @@ def test_a_text_query_reads_only_the_rows_of_its_words(
     monkeypatch.setattr(WeightsFile, "float32", counted)
     library.query("two dogs on a beach")
     assert touched == [7]
+
+
+def test_a_folder_that_was_asked_for_is_worked_out_once(
+    library: Library, photos: Path, counter: Counter
+):
+    counter.count(Reader, "rows_matching")
+    assert library.query("sea", folder=photos)
+    assert counter.calls == {"rows_matching": 1}

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_kit import FACTS, Store, delete_rows, digest, entry, fill, unit, vector_of
+from store_kit import FACTS, Store, delete_rows, digest, entry, fill, found, unit, vector_of
 
 from clipsearch.records import PhotoFacts, file_stamp
 from clipsearch.store.reader import FILTERS, Filter, Reader, decode_vectors
@@ -149,12 +150,12 @@ def test_the_folder_filter_is_a_prefix_of_path_components(
         )
         store.catalog.close()
         with Reader.open(store.folder) as reader:
-            rows = reader.rows_matching(
-                store.model.id, [Filter("folder", "/".join(["/photos", *asked]))]
-            )
+            folder = "/".join(["/photos", *asked])
+            rows = reader.rows_matching(store.model.id, [Filter("folder", folder)])
             assert rows is not None
             expected = [n for n, parts in enumerate(folders) if parts[: len(asked)] == asked]
             assert rows.tolist() == expected
+            assert reader.has_photos_in(store.model.id, folder) == bool(expected)
 
 
 def test_vectors_come_in_the_order_asked_for_and_in_blocks(tmp_path: Path) -> None:
@@ -195,14 +196,14 @@ def test_decoding_is_exact_for_every_finite_half() -> None:
 
 def test_absent_roots_are_said_to_be_absent_and_lose_nothing(store: Store) -> None:
     disk = store.catalog.add_root("/disk", {})
+    other = replace(entry(disk.id, "a", "A"), file=found("a", size=20))
     scan = store.catalog.begin_scan()
-    store.catalog.commit_batch(
-        store.model.id, scan, [entry(disk.id, "a", "A"), entry(store.root.id, "z", "A")]
-    )
+    store.catalog.commit_batch(store.model.id, scan, [other, entry(store.root.id, "z", "A")])
     store.catalog.set_root_available(disk.id, False)
     with Reader.open(store.folder) as reader:
         place = reader.places(store.model.id, [0])[0]
         assert place.paths == ["/photos/z", "/disk/a"]
+        assert place.sizes == [10, 20]
         assert place.available
         assert place.facts == FACTS
         assert [root.available for root in reader.roots()] == [True, False]

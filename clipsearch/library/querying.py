@@ -71,7 +71,7 @@ def make_filters(
             found = [
                 one
                 for one in (Filter("folder", place) for place in places)
-                if model is not None and _any(reader.rows_matching(model.id, [one]))
+                if model is not None and reader.has_photos_in(model.id, one.value)
             ]
             if found:
                 break
@@ -89,10 +89,6 @@ def make_filters(
         # An argument may hold bytes that are no text; no camera's name does.
         filters.append(Filter("camera", camera.encode("utf-8", "replace").decode()))
     return filters
-
-
-def _any(rows: RowArray | None) -> bool:
-    return rows is not None and len(rows) > 0
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -272,16 +268,17 @@ class Query:
         missing = 0
         for row, place in self._reader.places(self._model.id, rows).items():
             # Of several copies, one that is there, inside the folder that was asked for.
-            paths = sorted(
-                place.paths,
-                key=lambda path: (
-                    not any(_overlap(path, folder) for folder in asked),
-                    not os.path.exists(path),
+            files = sorted(
+                zip(place.paths, place.sizes, strict=True),
+                key=lambda file: (
+                    not any(_overlap(file[0], folder) for folder in asked),
+                    not os.path.exists(file[0]),
                 ),
             )
-            missing += not os.path.exists(paths[0])
+            (path, size), *copies = files
+            missing += not os.path.exists(path)
             photos[row] = Hit(
-                0.0, paths[0], place.photo_id, tuple(paths[1:]), place.facts, place.size
+                0.0, path, place.photo_id, tuple(copy for copy, _ in copies), place.facts, size
             )
         if missing:
             self._warnings.append(

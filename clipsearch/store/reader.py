@@ -96,15 +96,15 @@ class Place:
 
     Attributes:
         paths: absolute, at least one, those on available roots first.
+        sizes: bytes of each path's file; copies of one picture may differ in their tags.
         facts: of the picture.
-        size: bytes of the first path's file.
         available: whether the first path's root was there at the last scan.
     """
 
     photo_id: int
     paths: list[str]
+    sizes: list[int]
     facts: PhotoFacts
-    size: int
     available: bool
 
 
@@ -396,6 +396,27 @@ class Reader:
         )
         return np.sort(_rows_of(keys))
 
+    def has_photos_in(self, model_id: int, folder: str) -> bool:
+        """Whether any row passes a folder's filter, without working out which: a look at an index.
+
+        Args:
+            folder: absolute.
+        """
+        for binding in _bind_folder(self.roots(), folder):
+            # Each of these finds its files by one look at an index; the two at once would not.
+            places = ["folder = :folder", "folder >= :first AND folder < :last"]
+            for place in ["TRUE"] if binding["last"] is None else places:
+                if self._one(
+                    # CROSS JOIN: SQLite keeps this order, and stops at the first file.
+                    "SELECT 1 FROM file CROSS JOIN embedding"
+                    " ON embedding.photo_id = file.photo_id AND embedding.model_id = :model"
+                    f" WHERE root_id = :root AND {place}"
+                    " AND file.photo_id NOT IN (SELECT photo_id FROM orphan) LIMIT 1",
+                    {**binding, "model": model_id},
+                ):
+                    return True
+        return False
+
     def rows_of_digest(self, model_id: int, digest: bytes) -> RowArray:
         """The row of the photo with this content: none or one."""
         return _rows_of(
@@ -440,8 +461,9 @@ class Reader:
             row = key & ROW_MASK
             if row in places:
                 places[row].paths.append(path)
+                places[row].sizes.append(size)
             else:
-                places[row] = Place(photo_id, [path], PhotoFacts(*facts), size, bool(available))
+                places[row] = Place(photo_id, [path], [size], PhotoFacts(*facts), bool(available))
         return places
 
     # --------------------------------------------------------------------------------- vectors
