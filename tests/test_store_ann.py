@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -539,6 +541,26 @@ def test_one_gap_in_twenty_may_fall_short_but_not_two() -> None:
     ranks[1:240:20, 0] = 50
     assert ann._needed(ranks, 100, gaps=1) == 1
     assert ann._needed(ranks, 100, gaps=20) > 50
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_library_in_a_folder_whose_name_is_no_text_has_its_index(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    vectors, queries = clustered(600, 5, 16)
+    model = fill(folder, vectors[:500])
+    with Catalog.open(folder) as catalog:
+        catalog.put_setting(ann.CHOICE, "lists")
+    with Reader.open(folder) as reader:
+        report = ann.refresh(folder, reader, model)
+        assert report is not None
+        assert report.facts is not None
+        assert ann.verify(folder, reader, model) is None
+        index, notice = ann.open_index(folder, model)
+        assert notice is None
+        found = ann.nearest(reader, index, model, queries, 10)
+        exact = ann.nearest(reader, None, model, queries, 10)
+        assert found.notice is None
+        assert ann.recall_at_k(found.rows, exact.rows) >= 0.9
 
 
 def test_dropping_a_model_drops_its_index(

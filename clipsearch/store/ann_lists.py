@@ -14,7 +14,9 @@ the one inside the faiss-cpu wheel (measured on two AVX-512 cores: 150 against 1
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,25 @@ def load_faiss() -> Any:
     import faiss
 
     return faiss
+
+
+@contextmanager
+def _named_for_faiss(path: Path, flags: int) -> Iterator[str]:
+    """A name by which FAISS can open a file; it takes no bytes that are not UTF-8.
+
+    Such a file is opened here (with `flags`) and named by its descriptor. FAISS could also write to
+    memory, but the whole index would be there twice, and it maps nothing that has no name.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        file = os.open(path, flags, 0o666)
+        try:
+            yield f"/dev/fd/{file}"
+        finally:
+            os.close(file)
+    else:
+        yield str(path)
 
 
 class Lists:
@@ -80,7 +101,8 @@ class Lists:
         faiss = load_faiss()
 
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0
-        index = faiss.read_index(str(path), flags)
+        with _named_for_faiss(path, os.O_RDONLY) as name:
+            index = faiss.read_index(name, flags)  # a map stays when its file is closed
         if mapped:
             # Threads that read lists ahead cost 5 to 30 ms a query here; the page cache reads ahead
             # itself.
@@ -93,7 +115,8 @@ class Lists:
         Raises:
             RuntimeError: the disk is full, or some such thing.
         """
-        load_faiss().write_index(self._index, str(path))
+        with _named_for_faiss(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
+            load_faiss().write_index(self._index, name)
 
     @property
     def total(self) -> int:
