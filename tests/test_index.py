@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -442,6 +443,15 @@ def test_what_is_no_folder_is_one_clear_error(library: Library, tmp_path: Path, 
 def test_no_folder_at_all_is_wrong_usage(library: Library) -> None:
     with pytest.raises(UsageError, match="no folder"):
         library.index()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_model_directory_whose_name_is_no_text_is_wrong_usage(
+    library: Library, photo_folder: Path, other_model: Path
+) -> None:
+    odd = other_model.rename(other_model.with_name(os.fsdecode(b"mod\xe8le")))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        library.index([photo_folder], model=str(odd))
 
 
 def test_an_empty_folder_is_remembered(library: Library, tmp_path: Path) -> None:

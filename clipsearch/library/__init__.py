@@ -579,7 +579,11 @@ def _bytes_below(folder: Path) -> int:
 
 
 def _model_name(asked: str | None, active: Model | None) -> str:
-    """What was asked for, else the model in use, else CLIPSEARCH_MODEL, else pocket."""
+    """What was asked for, else the model in use, else CLIPSEARCH_MODEL, else pocket.
+
+    Raises:
+        UsageError: a name that the catalogue, which keeps it as text, cannot hold.
+    """
     if asked is None:
         if active is not None:
             return active.name
@@ -587,5 +591,13 @@ def _model_name(asked: str | None, active: Model | None) -> str:
     folder = expanded(asked.removeprefix("local-dir:"))
     # A directory is remembered by its whole path: the next command may be run from elsewhere.
     if asked != "pocket" and (folder / "open_clip_config.json").is_file():
-        return str(folder.absolute())
+        asked = str(folder.absolute())
+    try:
+        asked.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"a library cannot remember the model {asked}: its name is not UTF-8",
+            hint="rename its directory, or import it under another name with "
+            "`clipsearch models import DIR --name NAME`",
+        ) from None
     return asked
