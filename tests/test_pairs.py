@@ -194,6 +194,21 @@ def test_what_cannot_be_read_is_one_clear_message(
     assert caught.value.hint
 
 
+def test_a_caption_with_a_bare_comma_is_not_cut_off(folder: Path) -> None:
+    (folder / "p.csv").write_text(
+        'filepath,caption\na.png,a ball, in the snow\nb.png,"a box, in the snow"\nc.png,a bar,\n'
+    )
+    assert captions_by_photo(folder / "p.csv") == {
+        "b.png": ["a box, in the snow"],
+        "c.png": ["a bar"],
+    }
+    (lost,) = read_pairs(folder / "p.csv").left_out
+    assert lost.what == f"{folder / 'p.csv'}, line 2"
+    assert lost.reason == "more fields than the header: put the caption in quotes"
+    with pytest.raises(TrainingDataError, match="not as they should be"):
+        load(folder / "p.csv", strict=True)
+
+
 def test_a_missing_file_or_wrong_encoding(folder: Path) -> None:
     with pytest.raises(TrainingDataError, match="does not exist"):
         read_pairs(folder / "none.csv")

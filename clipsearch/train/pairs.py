@@ -34,6 +34,7 @@ from clipsearch.paths import expanded
 PHOTO_COLUMNS = ("filepath", "image", "path", "file", "photo")
 CAPTION_COLUMNS = ("caption", "title", "text", "captions")
 TEXT_UNREADABLE = "the .txt beside it cannot be read"
+MORE_FIELDS = "more fields than the header: put the caption in quotes"
 _TAR_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 
 HOW_TO_MAKE_PAIRS = (
@@ -252,6 +253,10 @@ def _from_table(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Cap
         try:
             for row in rows:
                 line = f"{path}, line {rows.line_num + 1}"
+                # An empty one more is a separator at the end of the line: nothing is lost.
+                if any(row.get(None) or ()):
+                    left_out.append(LeftOut(line, MORE_FIELDS))
+                    continue
                 if not (row[photo] or "").strip():
                     left_out.append(LeftOut(line, "no photo is named"))
                     continue
