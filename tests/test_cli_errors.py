@@ -301,20 +301,26 @@ def test_a_library_that_lost_its_model_says_so(
         assert "`clipsearch index --model DIR`" in result.stderr
 
 
-def test_a_closed_pipe_is_a_quiet_success(photo_folder: Path, cli: Cli) -> None:
+def test_a_closed_pipe_is_a_quiet_success(photo_folder: Path, cli: Cli, tmp_path: Path) -> None:
     cli("index", photo_folder)
-    command = f"{sys.executable} -m clipsearch query sea --format json"
-    result = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command} | head -c 1"], capture_output=True, text=True
-    )
-    assert result.stderr == ""
-    assert result.returncode == 0
+    wishes = tmp_path / "wishes.txt"
+    wishes.write_text("a red circle\na blue square\n")
+    for line in ("query sea --format json | head -c 1", f"query --from {wishes} | true",
+                 "status | true", "--help | true"):  # fmt: skip
+        result = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {sys.executable} -m clipsearch {line}"],
+            capture_output=True,
+            text=True,
+        )
+        assert result.stderr == "", line
+        assert result.returncode == 0, line
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # empty: as if it were not set
 def test_output_that_cannot_be_written_is_said_so(
-    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch, unbuffered: str
 ) -> None:
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     assert run(["index", str(photo_folder), "-q"]) == 0
     lines = ["query sea >&-", "query sea --format json >&-"]
     if Path("/dev/full").exists():

@@ -98,6 +98,7 @@ _CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]
 def invoke(words: Sequence[str]) -> int:
     """Run one command line through Typer; its exit status."""
     command = typer.main.get_command(app)
+    streams = sys.stdout, sys.stderr
     try:
         status = command.main(
             hoist(words, _options_with_value(command)),
@@ -108,6 +109,12 @@ def invoke(words: Sequence[str]) -> int:
         return _wrong_usage(error)
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as end:
+        # Typer makes status 1 of a closed pipe itself, and wraps the streams.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        sys.stdout, sys.stderr = streams
+        raise end.__context__ from None
     if status == 130:  # newer versions of Typer turn an interruption into this themselves
         raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
