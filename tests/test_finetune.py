@@ -328,10 +328,16 @@ def test_a_finished_or_unfinished_run_is_never_overwritten(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     run(pairs, tmp_path / "run", base, changed(epochs=1))
-    with pytest.raises(UsageError, match="finished run") as caught:
-        run(pairs, tmp_path / "run", base)
-    assert f"`clipsearch index --model {tmp_path / 'run'}`" in (caught.value.hint or "")
-    (tmp_path / "run" / "training.json").unlink()
+    record = tmp_path / "run" / "training.json"
+    for promoted in (True, False):
+        record.write_text(json.dumps({**json.loads(record.read_text()), "promoted": promoted}))
+        with pytest.raises(UsageError, match="finished run") as caught:
+            run(pairs, tmp_path / "run", base)
+        hint = caught.value.hint or ""
+        assert (f"`clipsearch index --model {tmp_path / 'run'}`" in hint) == promoted
+        assert ("did not help" in str(caught.value)) != promoted
+        assert "`--output`" in hint
+    record.unlink()
     with pytest.raises(UsageError, match="not finished"):
         run(pairs, tmp_path / "run", base)
     with pytest.raises(UsageError, match="batch_size: 24 there, 12 here"):

@@ -324,12 +324,13 @@ def _load(pairs: Any, towers: Towers, strict: bool) -> Examples:
 
 
 def _check_output(output: Path, resume: bool) -> None:
-    if (output / "training.json").exists():
-        raise UsageError(
-            f"{output} holds a finished run",
-            hint=f"put its model to work with `clipsearch index --model {output}`, or choose "
-            "another place with `--output`",
-        )
+    finished = output / "training.json"
+    if finished.exists():
+        hint = "choose another place with `--output`"
+        if _was_promoted(finished):
+            hint = f"put its model to work with `clipsearch index --model {output}`, or {hint}"
+            raise UsageError(f"{output} holds a finished run", hint=hint)
+        raise UsageError(f"{output} holds a finished run, which did not help", hint=hint)
     if (output / "state" / LAST).exists() and not resume:
         raise UsageError(
             f"{output} holds a run that was not finished",
@@ -339,6 +340,14 @@ def _check_output(output: Path, resume: bool) -> None:
         raise UsageError(
             f"{output} is a model directory", hint="choose another place with `--output`"
         )
+
+
+def _was_promoted(record: Path) -> bool:
+    """Whether the model of a finished run should take the base's place, by its own record."""
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8"))["promoted"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @contextmanager
