@@ -31,7 +31,7 @@ def library_of(tmp_path: Path) -> Path:
         ("query sea --after yesterday", 2, "not a date"),
         ("query sea --format picture", 2, "picture"),
         ("query sea --in /nowhere", 2, "no photo there"),
-        ("query --image /nowhere.jpg", 1, "no such file"),
+        ("query --image /nowhere.jpg", 1, "hint: see if the name is right"),
         ("query snow:0", 2, "weight"),
         ("no-such-command", 2, "no-such-command"),
         ("index /nowhere", 1, "there is no folder"),
@@ -157,6 +157,9 @@ def test_a_query_image_that_is_too_large_is_refused_with_a_hint_that_helps(
     png_of_size(photo_folder / "huge.png", 65_000, 65_000)
     assert run(["query", "--image", str(photo_folder / "huge.png")]) == 1
     assert "`clipsearch index --max-megapixels N`" in capsys.readouterr().err
+    (photo_folder / "short.jpg").write_bytes((photo_folder / "photo00.jpg").read_bytes()[:2000])
+    assert run(["query", "--image", str(photo_folder / "short.jpg")]) == 1
+    assert "hint: give another photo, or a whole copy" in capsys.readouterr().err
 
 
 def test_a_library_of_a_newer_version_is_left_alone(
@@ -299,6 +302,20 @@ def test_a_library_that_lost_its_model_says_so(
         assert str(other_model) in result.stderr
         assert "hint: " in result.stderr
         assert "`clipsearch index --model DIR`" in result.stderr
+
+
+def test_a_library_whose_model_was_removed_says_so(
+    photo_folder: Path, other_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "import", str(other_model), "--name", "mine"]) == 0
+    assert run(["index", str(photo_folder), "--model", "mine", "-q"]) == 0
+    assert run(["models", "remove", "mine"]) == 0
+    capsys.readouterr()
+    assert run(["query", "sea"]) == 1
+    err = capsys.readouterr().err
+    assert "the library was made with the model mine, which is not on this machine" in err
+    assert "`clipsearch models import DIR --name mine`" in err
+    assert "`clipsearch index --model pocket`" in err
 
 
 def test_a_closed_pipe_is_a_quiet_success(photo_folder: Path, cli: Cli, tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ def model(tmp_path: Path) -> Path:
         ("berries smiled", []),
         ("the dog\u2019s \u00c9t\u00e9", ["the"]),
         ("be dogg zebra \u6d77\u6d77", ["be", "dogg", "zebra", "\u6d77\u6d77"]),
-        ("x 12:30 4x4 ...", []),
+        ("snow 12:30 4x4 ...", []),
+        (" 4x4 ", ["4x4"]),  # no word at all
+        ("\U0001f436", ["\U0001f436"]),
+        ("!!!", ["!!!"]),
         ("", []),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipsearch import search
-from clipsearch.errors import ModelError, NoLibrary, UsageError
+from clipsearch.errors import ModelError, ModelUnavailable, NoLibrary, SkippedPhoto, UsageError
 from clipsearch.library import quiet_blas
 from clipsearch.library.reports import Hit, SearchResult, embed_again
 from clipsearch.paths import absolute
@@ -29,6 +29,9 @@ SPREAD_SAMPLE = 1000
 
 # Queries of a file that are encoded and searched for together: few enough for any memory.
 TEXTS_AT_ONCE = 256
+
+# Of a query's words a message repeats no more than so many letters.
+SHOWN_LETTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +213,14 @@ class Query:
             doubts.append(
                 (
                     f"the query is too long for {self._model.name}: it was read up to "
-                    f"'...{read[-40:]}'",
+                    f"'...{read[-SHOWN_LETTERS:]}'",
                     "say it in fewer words, or in parts with --also",
                 )
             )
         if strange := encoder.unknown_words(text):
             doubts.append(
                 (
-                    f"{self._model.name} never met {' or '.join(map(repr, strange))}: "
+                    f"{self._model.name} never met {' or '.join(map(_quoted, strange))}: "
                     "what it finds for that is a guess",
                     _OTHER_LETTERS
                     if any(map(_is_not_latin, strange))
@@ -230,19 +233,27 @@ class Query:
         """(dim,) unit, and the rows of the library that hold this very photo."""
         from clipsearch.photos.decode import decode_photo, digest_photo
 
-        rows = self._reader.rows_of_digest(self._model.id, digest_photo(path))
-        if len(rows):
-            vector = self._reader.vectors(self._model.id, rows[:1])[0]
-            return vector / np.linalg.norm(vector), rows
-        encoder = self._encoder()
-        preprocess = encoder.preprocess
-        photo = decode_photo(path, side_px=preprocess.source_px)
+        try:
+            rows = self._reader.rows_of_digest(self._model.id, digest_photo(path))
+            if len(rows):
+                vector = self._reader.vectors(self._model.id, rows[:1])[0]
+                return vector / np.linalg.norm(vector), rows
+            encoder = self._encoder()
+            preprocess = encoder.preprocess
+            photo = decode_photo(path, side_px=preprocess.source_px)
+        except SkippedPhoto as error:
+            error.hint = error.hint or (
+                "give another photo, or a whole copy of this one"
+                if os.path.exists(path)
+                else "see if the name is right; a relative one begins at the folder you are in"
+            )
+            raise
         assert photo.image is not None
         return encoder.images(preprocess.pixels(photo.image)[np.newaxis])[0], rows
 
     def _encoder(self) -> LocalEncoder:
         """The encoder of the active model, if it still is what the library was made with."""
-        encoder = self._load(self._model.name)
+        encoder = self._loaded()
         if encoder.fingerprints.image != self._model.image_fingerprint:
             raise ModelError(
                 f"the model {self._model.name} has changed since the library was made with it, "
@@ -250,6 +261,25 @@ class Query:
                 hint=f"embed the photos again with `{embed_again(self._model.name)}`",
             )
         return encoder
+
+    def _loaded(self) -> LocalEncoder:
+        name = self._model.name
+        try:
+            return self._load(name)
+        except ModelUnavailable:
+            raise  # says how to fetch it
+        except ModelError as error:
+            from clipsearch.models import is_here
+
+            # Of a directory find_model knows more to say: it may only have been moved.
+            if os.path.isabs(name) or is_here(name):
+                raise
+            raise ModelError(
+                f"the library was made with the model {name}, which is not on this machine any "
+                "more",
+                hint=f"import it again (`clipsearch models import DIR --name {name}`), or embed "
+                "the photos with another one: `clipsearch index --model pocket`",
+            ) from error
 
     def _spread_sample(self) -> Float32Array:
         """Vectors of the library, evenly drawn, (n, dim)."""
@@ -306,7 +336,12 @@ def _is_not_latin(word: str) -> bool:
     """Whether it has a letter that no language in Latin script has."""
     import unicodedata
 
-    return not all(unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in word)
+    letters = filter(str.isalpha, word)
+    return not all(unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in letters)
+
+
+def _quoted(word: str) -> str:
+    return repr(word if len(word) <= SHOWN_LETTERS else f"{word[:SHOWN_LETTERS]}...")
 
 
 _OTHER_LETTERS = (

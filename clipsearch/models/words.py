@@ -32,15 +32,19 @@ def words_of(text: str) -> list[str]:
 def unknown_words(folder: Path, text: str) -> list[str]:
     """Words of `text` that neither are in the model's list nor are forms of words in it.
 
-    Empty where the model has no list.
+    A text with no word at all ('4x4', an emoji) is unknown as a whole. Empty where the model has
+    no list.
     """
     words = words_of(text)
+    whole = [text.strip()] if text.strip() and not words else []
     try:
         with (
             (folder / WORDS_NAME).open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as known,
         ):
-            return [word for word in words if not any(_listed(known, form) for form in forms(word))]
+            return whole + [
+                word for word in words if not any(_listed(known, form) for form in forms(word))
+            ]
     except (OSError, ValueError):  # no list, or an empty one
         return []
 
