@@ -400,8 +400,12 @@ def test_wishes_that_cannot_be_met(base: Path, pairs: Path, tmp_path: Path) -> N
         finetune(pairs, output=tmp_path / "a", model=base, device="cuda")
     with pytest.raises(ModelError, match="no logit_bias"):
         run(pairs, tmp_path / "b", base, changed(loss="siglip"))
-    with pytest.raises(UsageError, match="batch_size must be at least 2"):
+    with pytest.raises(UsageError, match="--batch-size must be at least 2"):
         changed(batch_size=1)
+    with pytest.raises(UsageError, match="--seed must be from 0"):
+        changed(seed=-1)
+    with pytest.raises(UsageError, match="trains no blocks"):
+        changed(method="projection", unlock_last=5)
     with pytest.raises(UsageError, match="no such method"):
         changed(method="magic")
     with pytest.raises(UsageError, match="no such direction"):
@@ -410,6 +414,16 @@ def test_wishes_that_cannot_be_met(base: Path, pairs: Path, tmp_path: Path) -> N
         finetune(pairs, output=tmp_path / "c", from_scratch="RN50", settings=FAST, device="cpu")
     with pytest.raises(ModelError, match="no architecture"):
         finetune(pairs, output=tmp_path / "d", from_scratch="ViT-X", settings=FAST, device="cpu")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody may write to")
+def test_an_output_that_cannot_be_written_is_found_before_the_photos_are_read(
+    base: Path, tmp_path: Path
+) -> None:
+    for output in (Path("/proc/x"), Path("/proc/x/run")):
+        with pytest.raises(StorageError, match="cannot be written") as caught:
+            run(tmp_path / "no-pairs.csv", output, base)
+        assert "--output" in (caught.value.hint or "")
 
 
 def test_a_siglip_model_is_tuned_with_its_own_loss(pairs: Path, tmp_path: Path) -> None:

@@ -158,6 +158,13 @@ def test_an_import_that_fails_leaves_nothing(tmp_path: Path, kept: Path):
     assert not list(kept.iterdir())
 
 
+def test_importing_a_folder_without_a_model_says_what_it_lacks(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="is no model directory") as caught:
+        import_model(tmp_path / "empty", "mine")
+    assert "local-dir:" in (caught.value.hint or "")
+
+
 def test_a_folder_that_cannot_be_written_is_a_storage_error(model: Path, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLIPSEARCH_MODELS", str(tmp_path / "file"))

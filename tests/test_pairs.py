@@ -157,6 +157,35 @@ def test_webdataset_shards_by_brace_pattern(folder: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("1.json", b'["a red ball"]', r"p\.tar: x/1\.json is no JSON object"),
+        ("1.json", b"{", r"p\.tar: x/1\.json is not JSON"),
+        ("1.txt", b"caf\xe9", r"p\.tar: x/1\.txt is not UTF-8 text"),
+    ],
+)
+def test_a_tars_member_that_cannot_be_read_is_named(
+    folder: Path, member: str, content: bytes, message: str
+) -> None:
+    photo = (folder / "a.png").read_bytes()
+    with tarfile.open(folder / "p.tar", "w") as archive:
+        for name, data in (("x/1.png", photo), (f"x/{member}", content)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    with pytest.raises(TrainingDataError, match=message) as caught:
+        read_pairs(folder / "p.tar")
+    assert caught.value.hint
+
+
+def test_a_folder_of_photos_that_is_not_there_is_said_so(folder: Path) -> None:
+    (folder / "p.csv").write_text("filepath,caption\na.png,a red ball\n")
+    with pytest.raises(TrainingDataError, match="there is no such folder") as caught:
+        read_pairs(folder / "p.csv", photos_folder=folder / "nowhere")
+    assert caught.value.hint
+
+
 def test_braces_expand_as_in_a_shell() -> None:
     assert expand_braces("a-{008..010}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]
     assert expand_braces("{x,y}{1..2}") == ["x1", "x2", "y1", "y2"]

@@ -318,7 +318,12 @@ def import_model(path: Path, name: str) -> Path:
     """
     path = expanded(path)
     if not path.is_dir():
-        raise ModelError(f"there is no model directory {path}")
+        raise ModelError(
+            f"there is no model directory {path}",
+            hint=f"name a folder that holds {CONFIG_NAME} and the weights",
+        )
+    if not (path / CONFIG_NAME).is_file():
+        read_config(path)  # says what is missing
     name = _folder_name(name)
     if not _NAME.fullmatch(name) or name in BY_NAME:
         raise ModelError(
@@ -375,7 +380,10 @@ def remove_model(name: str) -> None:
             hint=f"they are in {models_folder()}",
         )
     if not place.is_dir():
-        raise ModelError(f"there is no model {name!r} in {models_folder()}")
+        raise ModelError(
+            f"there is no model {name!r} in {models_folder()}",
+            hint="`clipsearch models` lists those that are here",
+        )
     try:
         # Renamed first: a removal that is cut short must not leave half a model behind.
         doomed = place.with_name(f".{place.name}.{os.getpid()}.removed")

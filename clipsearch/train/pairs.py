@@ -109,6 +109,11 @@ def read_pairs(source: Path | str, *, photos_folder: Path | None = None) -> Pair
         TrainingDataError: not there, unreadable, of no known form, or with the wrong columns.
     """
     shards = _existing(source)
+    if photos_folder is not None and not photos_folder.is_dir():
+        raise TrainingDataError(
+            f"--photos {photos_folder}: there is no such folder",
+            hint="name the folder that the paths in PAIRS are relative to",
+        )
     left_out: list[LeftOut] = []
     pairs = _collect(str(source), _all_records(shards, photos_folder, left_out), left_out)
     if not pairs.photos:
@@ -215,9 +220,13 @@ def _all_records(
         try:
             yield from _records(shard, photos_folder or shard.parent, left_out)
         except UnicodeDecodeError as error:
-            raise TrainingDataError(f"{shard} is not UTF-8 text: {error}") from error
+            raise TrainingDataError(
+                f"{shard} is not UTF-8 text: {error}", hint="save it as UTF-8"
+            ) from error
         except OSError as error:
-            raise TrainingDataError(f"{shard} cannot be read: {error.strerror}") from error
+            raise TrainingDataError(
+                f"{shard} cannot be read: {error.strerror}", hint="see who may read it"
+            ) from error
 
 
 def _records(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:
@@ -286,14 +295,7 @@ def _from_json_lines(path: Path, base: Path, left_out: list[LeftOut]) -> Iterato
             if not text.strip():
                 continue
             place = f"{path}, line {number}"
-            try:
-                record = json.loads(text)
-            except ValueError as error:
-                raise TrainingDataError(
-                    f"{place} is not JSON: {error}", hint=HOW_TO_MAKE_PAIRS
-                ) from error
-            if not isinstance(record, dict):
-                raise TrainingDataError(f"{place} is no JSON object", hint=HOW_TO_MAKE_PAIRS)
+            record = _json_object(text, place)
             names = [name for name in PHOTO_COLUMNS if isinstance(record.get(name), str)]
             if not names:
                 left_out.append(LeftOut(place, "no photo is named ('image')"))
@@ -375,10 +377,11 @@ def _from_tar(path: Path, left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:
                     continue
                 record: Mapping[str, Any] = {}
                 if ".json" in members:
-                    record = json.loads(_text(archive, members[".json"]))
+                    text = _text(archive, members[".json"], path)
+                    record = _json_object(text, f"{path}: {members['.json'].name}")
                 captions = _captions(record)
                 if ".txt" in members:
-                    captions = [_text(archive, members[".txt"]).strip(), *captions]
+                    captions = [_text(archive, members[".txt"], path).strip(), *captions]
                 source = PhotoSource(path, photo.name, photo.offset_data, photo.size)
                 yield CaptionedPhoto(source, captions, _label(record))
     except (tarfile.TarError, ValueError) as error:
@@ -399,9 +402,25 @@ def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.
     yield from samples.items()
 
 
-def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+def _text(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> str:
     content = archive.extractfile(member)
-    return (content or io.BytesIO()).read().decode("utf-8")
+    try:
+        return (content or io.BytesIO()).read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TrainingDataError(
+            f"{path}: {member.name} is not UTF-8 text: {error}",
+            hint="make the tar again with its texts saved as UTF-8",
+        ) from error
+
+
+def _json_object(text: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise TrainingDataError(f"{place} is not JSON: {error}", hint=HOW_TO_MAKE_PAIRS) from error
+    if not isinstance(record, dict):
+        raise TrainingDataError(f"{place} is no JSON object", hint=HOW_TO_MAKE_PAIRS)
+    return record
 
 
 def _captions(record: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -340,6 +341,9 @@ def _check_output(output: Path, resume: bool) -> None:
         raise UsageError(
             f"{output} is a model directory", hint="choose another place with `--output`"
         )
+    with storage_errors(output):  # now, and not after all photos were read
+        there = next(folder for folder in (output, *output.parents) if folder.exists())
+        tempfile.TemporaryFile(dir=there).close()
 
 
 def _was_promoted(record: Path) -> bool:

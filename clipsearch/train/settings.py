@@ -112,6 +112,7 @@ class Settings:
             "validation": (0, math.inf),
             "test": (0, math.inf),
             "guard_points": (0, 100),
+            "seed": (0, 2**63 - 1),  # what torch and numpy take
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -122,10 +123,20 @@ class Settings:
                     if name == "batch_size"
                     else None
                 )
-                raise UsageError(f"{name} must be {reach}, not {value:g}", hint=hint)
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} must be {reach}, not {value:g}",
+                    hint=hint or f"`clipsearch finetune --help` says what {option} means",
+                )
         if self.validation == 0 or self.test == 0:
             raise UsageError(
-                "validation and test photos are needed: without them nobody knows if it helped"
+                "validation and test photos are needed: without them nobody knows if it helped",
+                hint="give --validation and --test a share of the photos, such as 0.1",
+            )
+        if self.unlock_last is not None and self.method in ("projection", "tokens"):
+            raise UsageError(
+                f"--method {self.method} trains no blocks, so --unlock-last says nothing",
+                hint="leave one of the two out",
             )
 
     def as_dict(self) -> dict[str, Any]:
