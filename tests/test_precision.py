@@ -14,6 +14,7 @@ from PIL import Image
 from test_encoder import blotches
 from tiny_models import VIT, write_model
 
+from clipsearch.errors import UsageError
 from clipsearch.models import load_encoder
 from clipsearch.models.config import read_config
 from clipsearch.models.encoder import LocalEncoder
@@ -54,6 +55,12 @@ def test_alike_and_faster_passes():
     assert verdict.passed
     assert verdict.photos == PHOTOS
     assert trial(PIXELS) is other
+
+
+def test_fp16_is_refused_on_a_cpu_where_it_is_many_times_slower():
+    with pytest.raises(UsageError, match="fp16 is for GPUs") as caught:
+        load_encoder("pocket", device="cpu", precision="fp16").load()
+    assert "--precision" in (caught.value.hint or "")
 
 
 def test_one_unlike_vector_fails_it():
