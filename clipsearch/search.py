@@ -24,7 +24,9 @@ from clipsearch.errors import UsageError
 from clipsearch.records import Float32Array
 
 # A colon, a number, the end; but a time of day ('a train at 12:30') is no weight.
-_WEIGHTED = re.compile(r"^(?P<text>.*[^\d\s]):(?P<weight>\d+(?:\.\d+)?)$", re.DOTALL)
+# Numbers that are no weight count too: they are refused, not looked for.
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+|nan|inf(?:inity)?)"
+_WEIGHTED = re.compile(rf"^(?P<text>.*[^\d\s]):(?P<weight>{_NUMBER})$", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def parse_words(text: str, *, sign: int = 1) -> Words:
     """'snow' or 'snow:2' to a text and its weight.
 
     Raises:
-        UsageError: nothing but blanks, or a weight of zero.
+        UsageError: nothing but blanks, or a weight that is not above zero.
     """
     text = text.strip()
     weight = 1.0
@@ -55,10 +57,10 @@ def parse_words(text: str, *, sign: int = 1) -> Words:
         text, weight = match["text"].strip(), float(match["weight"])
     if not text:
         raise UsageError("the query is empty", hint='say what to look for: "sunset over ocean"')
-    if weight == 0 or not math.isfinite(weight):
+    if not 0 < weight < math.inf:
         raise UsageError(
-            f"the weight of {text!r} must be a positive number",
-            hint='write "snow:2" to count snow twice, or leave the part out',
+            f"the weight of {text!r} must be a positive number, not {weight:g}",
+            hint='write "snow:2" to count snow twice, --not snow to stay away from it',
         )
     return Words(text, sign * weight)
 

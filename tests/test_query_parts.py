@@ -27,6 +27,7 @@ def library_vectors() -> np.ndarray:
         ("  snow and ice:0.5 ", Words("snow and ice", 0.5)),
         ("a train at 12:30", Words("a train at 12:30", 1.0)),
         ("ratio: wide", Words("ratio: wide", 1.0)),
+        ("snow:.5", Words("snow", 0.5)),
     ],
 )
 def test_a_weight_is_a_number_after_a_colon_but_not_a_time(text: str, words: Words) -> None:
@@ -37,7 +38,7 @@ def test_words_to_stay_away_from_weigh_negative() -> None:
     assert parse_words("people:2", sign=-1) == Words("people", -2.0)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "snow:0"])
+@pytest.mark.parametrize("text", ["", "   ", "snow:0", "snow:-1", "snow:nan", "snow:inf"])
 def test_nothing_to_look_for_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError):
         parse_words(text)

@@ -408,19 +408,22 @@ class Library:
         """A result for each text, in their order, from one look at the library.
 
         Many texts share the matrix products of the text tower and of the search; the other words
-        mean what they mean to `search`, and weights ("snow:2") are not read.
+        mean what they mean to `search`, and weights ("snow:2") are not read: each text is the
+        whole of its query.
 
         Raises:
-            UsageError: a blank text, or a nonsense number, date or folder.
+            UsageError: a blank text, or a nonsense weight, number, date or folder.
             NoLibrary, LibraryInTheWay, ModelError.
         """
         from clipsearch.library.querying import Query, Request, make_filters
-        from clipsearch.search import check_k
+        from clipsearch.search import check_k, parse_words
         from clipsearch.store.reader import Reader
 
         check_k(k)
         if not all(text.strip() for text in texts):
             raise UsageError("a query is empty", hint="leave blank lines out")
+        for text in texts:
+            parse_words(text)
         with Reader.open(self.folder) as reader:
             filters = make_filters(
                 reader, folders=folders, after=after, before=before, camera=camera
