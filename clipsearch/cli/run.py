@@ -28,6 +28,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _after_closed_pipe()
     except KeyboardInterrupt:
+        if arguments is None:  # the program itself: all that is left is to say so, and end
+            _ignore_interruptions()
         error_line("interrupted", settings.after_interruption)
         return 130
     except ClipsearchError as error:
@@ -64,6 +66,12 @@ def _after_closed_pipe() -> int:
     # Python flushes stdout once more at exit; that must not fail on the closed pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _ignore_interruptions() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _made_plain(error: Exception) -> ClipsearchError | None:
