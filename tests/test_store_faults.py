@@ -106,6 +106,8 @@ def test_a_full_disk_costs_the_batch_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=UNCHANGED) as caught:
         store.catalog.commit_batch(store.model.id, scan, many)
     assert "full" in str(caught.value)
+    assert "GB free" in str(caught.value)  # no disk is full here, and none is said to be
+    assert "`clipsearch check`" in (caught.value.hint or "")
     assert caught.value.exit_code == 1
     assert store.catalog.count_photos() == 5
     driver.execute("PRAGMA max_page_count = 1000000")

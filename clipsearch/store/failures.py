@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from clipsearch.errors import (
 UNCHANGED = "the library is as it was after the last batch"
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SPARE_BYTES = 1 << 28
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -34,11 +36,17 @@ def from_sqlite(error: sqlite3.Error, folder: Path) -> ClipsearchError | None:
     # The low byte is the primary result code: https://sqlite.org/rescode.html
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
-    if primary == sqlite3.SQLITE_FULL:
+    if primary == sqlite3.SQLITE_FULL and (free := _roomy(folder)):
+        # Damage can make SQLite believe so; quotas and the folder for temporary files are disks
+        # of their own.
         return StorageError(
-            f"the disk of {folder} is full: {UNCHANGED}",
-            hint="free some space and run the same command again: it goes on there",
+            f"SQLite finds no room for the catalogue in {folder} ({error}), though its disk has "
+            f"{free / 1e9:,.1f} GB free: {UNCHANGED}",
+            hint="`clipsearch check` tells if it is damaged; else look for a quota, or a full "
+            "folder for temporary files",
         )
+    if primary == sqlite3.SQLITE_FULL:
+        return _full(folder)
     if primary in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return StorageError(
             f"the catalogue in {folder} cannot be opened for this ({error}): {UNCHANGED}",
@@ -63,14 +71,28 @@ def from_system(error: OSError, folder: Path) -> ClipsearchError:
     """The library's own exception for a file that could not be written."""
     reason = (error.strerror or str(error)).lower()
     if error.errno in _NO_SPACE:
-        return StorageError(
-            f"the disk of {folder} is full: {UNCHANGED}",
-            hint="free some space and run the same command again: it goes on there",
-        )
+        return _full(folder)
     hint = "check the disk, then run `clipsearch check`"
     if error.errno in _REFUSED:
         hint = "check who may write to the folder, and that its disk is not mounted read-only"
     return StorageError(f"cannot write to {folder} ({reason}): {UNCHANGED}", hint=hint)
+
+
+def _full(folder: Path) -> StorageError:
+    return StorageError(
+        f"the disk of {folder} is full: {UNCHANGED}",
+        hint="free some space and run the same command again: it goes on there",
+    )
+
+
+def _roomy(folder: Path) -> int:
+    """The free bytes of the folder's disk; 0 where they are too few for the folder once more."""
+    try:
+        needed = sum(file.stat().st_size for file in folder.iterdir())
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+    return free if free > 2 * needed + _SPARE_BYTES else 0
 
 
 @contextmanager

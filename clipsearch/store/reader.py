@@ -267,7 +267,8 @@ class Reader:
                 if version == 0:
                     raise NoLibrary(
                         f"the library in {folder} was begun but holds nothing yet",
-                        hint="fill it with `clipsearch index ~/Pictures`",
+                        hint="fill it with `clipsearch index ~/Pictures`; if it held photos, put "
+                        f"a copy of {CATALOG_NAME} back",
                     )
                 if version < VERSION:
                     raise StorageError(
