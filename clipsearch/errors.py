@@ -24,6 +24,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """'1 photo', '1,204 photos': as messages say it."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
 class ClipsearchError(Exception):
     """What went wrong and why (`str(error)`), and what to do next (`hint`)."""
 

@@ -33,6 +33,9 @@ def library_of(tmp_path: Path) -> Path:
         ("query sea --in /nowhere", 2, "no photo there"),
         ("query --image /nowhere.jpg", 1, "hint: see if the name is right"),
         ("query snow:0", 2, "weight"),
+        ("query snow:-1", 2, "weight"),
+        ("query sea -0 --format json", 2, "leave one of the two out"),
+        ("query sea -0 --format=csv", 2, "leave one of the two out"),
         ("no-such-command", 2, "no-such-command"),
         ("index /nowhere", 1, "there is no folder"),
         ("index --model no-such-model", 1, "no-such-model"),
@@ -42,6 +45,12 @@ def library_of(tmp_path: Path) -> Path:
         ("--precision int9 index", 2, "int9"),
         ("remove /nowhere", 1, "knows nothing"),
         ("models remove pocket", 1, "pocket"),
+        ("models remove foo", 1, "`clipsearch models` lists"),
+        ("models import /nowhere --name foo", 1, "hint: name a folder"),
+        ("finetune p.csv --from-scratch ViT-B-32 --model pocket", 2, "leave one of the two out"),
+        ("finetune p.csv --resume --output /nowhere", 2, "no run to go on with"),
+        ("finetune p.csv --seed -1", 2, "--seed must be"),
+        ("finetune p.csv --batch-size 1", 2, "--batch-size must be"),
         ("models export nothing /tmp/nothing", 1, "nothing"),
     ],
 )
@@ -383,6 +392,37 @@ def test_an_interruption_ends_with_130(
     monkeypatch.setattr(Library, "check", interrupted)
     assert run(["check"]) == 130
     assert "hint" not in capsys.readouterr().err
+
+
+def test_an_interruption_of_the_goodbye_changes_nothing() -> None:
+    script = (
+        "import os, signal, sys\nimport clipsearch.cli.run as program\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def interrupt(*_): os.kill(os.getpid(), signal.SIGINT)\n"
+        "say = program.error_line\n"
+        "program._dispatch = interrupt\n"
+        "program.error_line = lambda *words: (interrupt(), say(*words))\n"
+        "sys.exit(program.run())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 130
+    assert result.stderr == "error: interrupted\n"
+
+
+def test_a_folder_that_went_away_gets_advice_for_either_case(
+    photo_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["index", str(photo_folder), "-q"]) == 0
+    photo_folder.rename(tmp_path / "renamed")
+    assert run(["index"]) == 0
+    err = capsys.readouterr().err
+    assert "connect it and index again" in err
+    assert f"`clipsearch remove {photo_folder}`" in err
+    assert run(["index", str(tmp_path / "renamed"), "-q"]) == 0
+    assert run(["remove", str(photo_folder)]) == 0
+    capsys.readouterr()
+    assert run(["index"]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_an_interruption_ends_a_watch_quietly(

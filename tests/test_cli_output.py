@@ -112,6 +112,10 @@ def test_a_file_of_queries_obeys_filters_and_says_what_found_nothing(
         (b"a dog\n", ["a", "cat"], "takes the place of a query"),
         (b"a dog\n", ["--not", "cats"], "takes the place of a query"),
         (b"a dog\n", ["-k", "0"], "at least one hit"),
+        (b"a dog\n", ["--include-self"], "holds words alone"),
+        (b"a dog\n", ["-0", "--format", "json"], "leave one of the two out"),
+        (b"a dog\nsunset:0\n", [], "weight"),
+        (b"a dog\nsunset:nan\n", [], "weight"),
     ],
 )
 def test_a_file_of_queries_that_cannot_be_asked_is_wrong_usage(
@@ -170,6 +174,21 @@ def test_a_terminal_gets_a_table_and_file_names_are_no_markup(cli: Cli, odd_phot
     assert "score" in shown
     assert "[bold]x" in shown
     assert "320 x 240" in shown
+
+
+def test_a_name_gives_no_orders_to_a_terminal(cli: Cli, tmp_path: Path) -> None:
+    name = "esc\x1b[31mred \x9b31m \u202egpj.\u2067x\t.jpg"
+    photo = draw_photo(tmp_path / "esc" / name, 1)
+    cli("index", photo.parent)
+    broken = photo.with_name("no\x1b[32m.jpg")
+    broken.write_bytes(b"\xff\xd8\xff")
+    shown = on_terminal("query", "x") + on_terminal("index", "-v") + on_terminal("problems")
+    for order in ("\x1b[31m", "\x1b[32m", "\x9b", "\u202e", "\u2067"):
+        assert order not in shown
+    assert "esc\\x1b[31mred \\x9b31m \\u202egpj.\\u2067x\\t.jpg" in shown
+    assert "no\\x1b[32m.jpg" in shown
+    assert cli("query", "x").stdout.endswith(f"\t{photo}\n")
+    assert str(photo) in on_terminal("query", "x", "--format", "paths")
 
 
 def test_a_terminal_is_told_how_to_get_a_stronger_model(photo_folder: Path) -> None:
@@ -247,7 +266,8 @@ def test_watching_picks_up_new_photos_until_interrupted(
         try:
             assert "12 added" in watcher.stderr.readline()
             draw_photo(tmp_path / "new.jpg", 50).rename(photo_folder / "new.jpg")
-            told = [watcher.stderr.readline() for _ in range(2)]
+            told = [watcher.stderr.readline() for _ in range(3)]
+            assert "watching 1 folder; Ctrl-C ends it\n" in told
             assert any("1 added" in line for line in told)
             watcher.send_signal(signal.SIGINT)
             assert watcher.wait(timeout=60) == 0  # this is how it ends
@@ -284,3 +304,19 @@ def test_the_report_of_index_adds_up_and_puts_first_what_can_be_mended(
     assert "2 copies" in err
     assert "10 photos/s" in err
     assert "(about 1 minute here)" in library.stronger_model_hint(report)
+    report.encoding_seconds = 40.0
+    show_report(library, report)
+    assert "0.2 photos/s" in capsys.readouterr().err
+
+
+def test_standard_input_is_called_by_its_name(cli: Cli, photo_folder: Path) -> None:
+    cli("index", photo_folder)
+    refused = cli("query", "--from", "-", check=2, stdin="\n")
+    assert "error: standard input has no query in it" in refused.stderr
+
+
+def test_a_very_long_word_is_not_repeated_whole(cli: Cli, photo_folder: Path) -> None:
+    cli("index", photo_folder)
+    told = cli("query", "x" + 5000 * "qz").stderr
+    assert "never met 'xqzqz" in told
+    assert len(told) < 1000

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import TrainingDataError
+from clipsearch.train.evaluate import RetrievalFigures
 from clipsearch.train.metrics import (
     PairRetrieval,
     Retrieval,
@@ -106,3 +107,9 @@ def test_one_point_lost_is_no_more_than_one():
     assert 100 * (0.8316 - 0.8216) > 1
     assert points_lost(found(0.8316), found(0.8216)) == 1
     assert points_lost(found(0.8316), found(0.8212)) == 1.04
+
+
+def test_what_figures_rest_on_is_told_of_one_photo_too() -> None:
+    one = unit(np.random.default_rng(1), 1, 8)
+    figures = RetrievalFigures("m", 1, 0, "all", retrieval_metrics(one, one, np.arange(1)), [])
+    assert figures.basis() == "retrieval: 1 photo, 1 caption; all"

@@ -234,7 +234,7 @@ def test_a_caption_with_a_bare_comma_is_not_cut_off(folder: Path) -> None:
     (lost,) = read_pairs(folder / "p.csv").left_out
     assert lost.what == f"{folder / 'p.csv'}, line 2"
     assert lost.reason == "more fields than the header: put the caption in quotes"
-    with pytest.raises(TrainingDataError, match="not as they should be"):
+    with pytest.raises(TrainingDataError, match="to be left out or cut"):
         load(folder / "p.csv", strict=True)
 
 
@@ -294,14 +294,14 @@ def test_everything_left_out_is_counted_with_its_reason(folder: Path) -> None:
     summary = examples.summary()
     assert "3 photos with 4 captions" in summary
     assert "left out: 1 x an empty caption" in summary
-    assert "1 captions are longer than the model reads" in summary
-    with pytest.raises(TrainingDataError, match="not as they should be"):
+    assert "1 caption is longer than the model reads" in summary
+    with pytest.raises(TrainingDataError, match="to be left out or cut"):
         load(folder / "p.csv", strict=True)
 
 
 def test_no_photo_at_all_says_where_it_looked(folder: Path) -> None:
     (folder / "p.csv").write_text("filepath,caption\ngone.png,x\n")
-    with pytest.raises(TrainingDataError, match="none of the 1 photos") as caught:
+    with pytest.raises(TrainingDataError, match="the only photo cannot be read") as caught:
         load(folder / "p.csv")
     assert "--photos" in (caught.value.hint or "")
 

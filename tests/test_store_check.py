@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from store_kit import FINGERPRINTS, Store, clustered, fill
 
+from clipsearch.errors import NoLibrary
 from clipsearch.store import ann
 from clipsearch.store.catalog import Catalog
 from clipsearch.store.check import check, repair
@@ -141,6 +142,14 @@ def test_a_catalogue_that_sqlite_cannot_read_is_left_as_it_is(folder: Path, how:
     assert path.read_bytes() == before
 
 
+def test_an_empty_catalogue_is_not_called_sound(tmp_path: Path) -> None:
+    (tmp_path / "catalog.sqlite").touch()
+    for look in (check, repair):
+        with pytest.raises(NoLibrary, match="holds nothing yet") as caught:
+            look(tmp_path)
+        assert "put a copy of catalog.sqlite back" in (caught.value.hint or "")
+
+
 def test_a_damaged_index_is_found_and_made_anew(tmp_path: Path) -> None:
     vectors, queries = clustered(10_500, 10, 32)
     model = fill(tmp_path, vectors)
@@ -188,6 +197,7 @@ def test_photos_missing_on_disk_are_told_but_not_those_of_absent_roots(tmp_path:
     (photos / "caf\udce9").unlink()
     (finding,) = check(store.folder)
     assert (finding.kind, finding.is_damage, finding.repairable) == ("missing", False, False)
+    assert finding.message.startswith("1 photo is no longer where it was: ")
     assert "caf\udce9" in finding.message
     assert check(store.folder, look_for_photos=False) == []
     (photos / "a").unlink()  # an empty folder: a disk that is not mounted

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.cli.hits import CSV_COLUMNS, Format
-from clipsearch.cli.output import count, note, table, warning, write, write_json
+from clipsearch.cli.hits import CSV_COLUMNS, Format, check_form
+from clipsearch.cli.output import note, table, warning, write, write_json, write_text
 from clipsearch.cli.settings import settings
-from clipsearch.errors import UsageError
+from clipsearch.errors import UsageError, count
 from clipsearch.paths import expanded
 
 if TYPE_CHECKING:
@@ -28,24 +28,26 @@ def read_queries(path: Path) -> list[str]:
     Raises:
         UsageError: it cannot be read, is no text, or has no line.
     """
+    name = "standard input" if str(path) == "-" else str(path)
     try:
         data = sys.stdin.buffer.read() if str(path) == "-" else expanded(path).read_bytes()
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror or error}",
+            f"{name} cannot be read: {error.strerror or error}",
             hint="give a text file with one query a line",
         ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no UTF-8 text", hint="save it as UTF-8") from error
+        raise UsageError(f"{name} is no UTF-8 text", hint="save it as UTF-8") from error
     queries = [line for line in lines if line]
     if not queries:
-        raise UsageError(f"{path} has no query in it", hint="write one query a line")
+        raise UsageError(f"{name} has no query in it", hint="write one query a line")
     return queries
 
 
 def show_each(queries: Sequence[str], *, format: Format | None, nul: bool, **options: Any) -> None:
     """Ask the library all queries and print the hits of each; options as of `search_each`."""
+    check_form(format, nul=nul)
     said: set[str] = set()
     empty: list[str] = []
 
@@ -80,7 +82,7 @@ def _print_table(answers: Iterable[_Answer]) -> None:
 
 def _print_text(answers: Iterable[_Answer]) -> None:
     for query, hits in answers:
-        write("".join(f"{query}\t{hit.score:.4f}\t{hit.path}\n" for hit in hits))
+        write_text("".join(f"{query}\t{hit.score:.4f}\t{hit.path}\n" for hit in hits))
 
 
 def _print_paths(answers: Iterable[_Answer], *, end: str = "\n") -> None:

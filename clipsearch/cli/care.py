@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import given
-from clipsearch.cli.output import count, note, stamp, table, write, write_json
+from clipsearch.cli.output import note, stamp, table, write, write_json, write_text
 from clipsearch.cli.settings import settings
+from clipsearch.errors import count
 
 
 def status(
@@ -49,7 +50,7 @@ def status(
             named, more = root.left_out[:3], len(root.left_out) - 3
             rest = f" and {more} more" if more > 0 else ""
             lines.append(f"          without {', '.join(named)}{rest}")
-    write("\n".join(lines) + "\n")
+    write_text("\n".join(lines) + "\n")
 
 
 def problems(
@@ -91,7 +92,7 @@ def check(
     damage = [finding for finding in findings if finding.is_damage]
     mended = repair and all(finding.repairable for finding in damage)
     for finding in findings:
-        write(f"{finding.message}\n")
+        write_text(f"{finding.message}\n")
         if finding.hint is not None and not (mended and finding.repairable):
             note(f"hint: {finding.hint}")
     if not damage:

@@ -193,6 +193,16 @@ def finetune(
         "strict": strict, "seed": seed,
     }  # fmt: skip
     output = output or _default_output(pairs)
+    if from_scratch is not None and model is not None:
+        raise UsageError(
+            "--from-scratch trains without a base model, so --model says nothing",
+            hint="leave one of the two out",
+        )
+    if resume and not training.can_be_resumed(output):
+        raise UsageError(
+            f"there is no run to go on with in {output}",
+            hint="leave out --resume to begin one, or say with --output where it is",
+        )
     with settings.open_library(create=True) as library:
         with _training_display() as show, _resumable(output):
             report = training.finetune(

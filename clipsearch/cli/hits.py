@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from clipsearch.cli.output import note, table, warning, write, write_json
+from clipsearch.cli.output import note, table, warning, write, write_json, write_text
 from clipsearch.cli.settings import settings
+from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from clipsearch.library import Hit
@@ -44,6 +45,7 @@ def show(
     nul: bool = False,
 ) -> None:
     """Ask the library and print what it finds; `query --help` says what each part means."""
+    check_form(format, nul=nul)
     for words in dict.fromkeys((" ".join(text), *text)):
         # With a dot: 'dog' may well be a file here, and is not meant. Path.is_file raises for texts
         # that are too long for a name.
@@ -70,6 +72,19 @@ def show(
         note(result.why_nothing)
 
 
+def check_form(format: Format | None, *, nul: bool) -> None:
+    """Whether hits can be printed as they are asked for.
+
+    Raises:
+        UsageError: in two forms at once.
+    """
+    if nul and format not in (None, Format.paths):
+        raise UsageError(
+            f"-0 prints bare paths, and --format {format} something else",
+            hint="leave one of the two out",
+        )
+
+
 def print_hits(hits: Sequence[Hit], *, format: Format | None, nul: bool) -> None:
     """The hits, best first, in the asked form; without one, a table on a terminal, else text."""
     if nul:
@@ -90,7 +105,7 @@ def _row(hit: Hit) -> tuple[str, str, str, str]:
 
 
 def _print_text(hits: Sequence[Hit]) -> None:
-    write("".join(f"{hit.score:.4f}\t{hit.path}\n" for hit in hits))
+    write_text("".join(f"{hit.score:.4f}\t{hit.path}\n" for hit in hits))
 
 
 def _print_paths(hits: Sequence[Hit]) -> None:

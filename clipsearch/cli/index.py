@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli import given
-from clipsearch.cli.output import count, detail, duration, note, progress_display, warning
+from clipsearch.cli.output import (
+    detail,
+    duration,
+    note,
+    progress_display,
+    rounded,
+    warning,
+)
 from clipsearch.cli.settings import settings
+from clipsearch.errors import count
 
 if TYPE_CHECKING:
     from clipsearch.library import IndexReport, Library
@@ -97,6 +105,9 @@ def index(
                     show_report(library, report)
                 if not watch:
                     return
+                if not looked:
+                    roots = len(library.status().roots)
+                    note(f"watching {count(roots, 'folder')}; Ctrl-C ends it")
                 looked = True
                 paths, exclude, follow_links = None, None, None
                 library.wait_for_changes()
@@ -108,7 +119,11 @@ def index(
 def show_report(library: Library, report: IndexReport) -> None:
     """Tell what a run of `index` found and did, and what it could not do."""
     for root, reason in report.unavailable:
-        warning(f"{root}: {reason}; its photos are kept", "connect it and index again")
+        warning(
+            f"{root}: {reason}; its photos are kept",
+            "connect it and index again; if it was moved or deleted for good, index its new place "
+            f"and run `clipsearch remove {root}`",
+        )
     for folder, reason in report.unreadable_folders:
         warning(f"{folder}: {reason}; what it held is kept")
     for message, hint in report.warnings:
@@ -131,7 +146,7 @@ def show_report(library: Library, report: IndexReport) -> None:
     ]
     # Of a few photos it would tell how long the model takes to load.
     timed = report.embedded >= RATE_FROM_PHOTOS
-    speed = f", {report.photos_per_second:,.0f} photos/s" if timed else ""
+    speed = f", {rounded(report.photos_per_second)} photos/s" if timed else ""
     note(f"{', '.join(parts) or 'no photos found'} in {duration(report.seconds)}{speed}")
     if report.skipped:
         warning(

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from clipsearch.library import Progress
 
 
+# What a terminal takes for an order and not for text: C0 and C1 controls, and what turns the
+# direction of writing. A file may be named so. Lines and tabs are ours, but for those in a cell.
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (
+        *(set(range(0x20)) - {0x09, 0x0A}),
+        *range(0x7F, 0xA0),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}
+_CELL_ESCAPES = _ESCAPES | {0x09: "\\t", 0x0A: "\\n"}
+
 # ---------------------------------------------------------------------------- talk, to stderr
 
 
@@ -45,6 +58,8 @@ def error_line(message: str, hint: str | None = None) -> None:
 
 def _to_stderr(message: str, hint: str | None = None) -> None:
     text = f"{message}\n" + (f"hint: {hint}\n" if hint else "")
+    if sys.stderr.isatty():
+        text = text.translate(_ESCAPES)
     # A path in a message may hold bytes that are no text; they must not end the program.
     sys.stderr.write(text.encode("utf-8", "backslashreplace").decode())
     sys.stderr.flush()
@@ -68,6 +83,11 @@ def write(text: str) -> None:
         raise
     except OSError as error:
         raise unwritten(error) from error
+
+
+def write_text(text: str) -> None:
+    """`write`, but on a terminal what would be an order to it is escaped."""
+    write(text.translate(_ESCAPES) if sys.stdout.isatty() else text)
 
 
 def unwritten(error: OSError) -> StorageError:
@@ -106,7 +126,8 @@ def table(
         drawn.add_column(heading, overflow="fold")
     for row in rows:
         # Text, not markup: a file may be named 'IMG [edit].jpg'.
-        drawn.add_row(*(Text(cell.encode("utf-8", "replace").decode()) for cell in row))
+        cells = (cell.translate(_CELL_ESCAPES) for cell in row)
+        drawn.add_row(*(Text(cell.encode("utf-8", "replace").decode()) for cell in cells))
     Console().print(drawn)
 
 
@@ -140,7 +161,7 @@ def progress_display() -> Iterator[Callable[[Progress], None] | None]:
                     bars.remove_task(earlier)
                 tasks.clear()
                 tasks[step.phase] = bars.add_task(step.phase, total=step.total, rate="")
-            rate = f"{step.rate:,.0f} photos/s" if step.rate else ""
+            rate = f"{rounded(step.rate)} photos/s" if step.rate else ""
             bars.update(tasks[step.phase], completed=step.done, total=step.total, rate=rate)
 
         yield show
@@ -158,9 +179,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def count(number: int, singular: str, plural: str | None = None) -> str:
-    """'1 photo', '1,204 photos'."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+def rounded(rate: float) -> str:
+    """'1,204', '12', '0.4', '0.05': a rate as a whole number, unless that would be none."""
+    return f"{rate:,.0f}" if rate >= 1 else f"{rate:.1g}"
 
 
 def stamp(seconds: float | None) -> str:

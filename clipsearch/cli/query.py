@@ -107,6 +107,11 @@ def query(
                 "--from FILE takes the place of a query and cannot stand beside one",
                 hint="put the words into the file, or leave --from out",
             )
+        if include_self:
+            raise UsageError(
+                "--include-self speaks of --image, and --from FILE holds words alone",
+                hint="leave --include-self out",
+            )
         from clipsearch.cli.batch import read_queries, show_each
 
         show_each(

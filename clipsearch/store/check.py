@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipsearch.errors import LibraryDamaged
+from clipsearch.errors import LibraryDamaged, count
 from clipsearch.records import Fingerprints
 from clipsearch.store import ann
 from clipsearch.store.failures import translated
@@ -155,7 +155,7 @@ def _check_places(connection: sqlite3.Connection) -> Iterator[Finding]:
     if nowhere:
         yield Finding(
             "photos",
-            f"{nowhere} photos lie in no file",
+            f"{count(nowhere, 'photo lies', 'photos lie')} in no file",
             "`clipsearch check --repair` removes them and their vectors",
             True,
         )
@@ -173,7 +173,7 @@ def _check_places(connection: sqlite3.Connection) -> Iterator[Finding]:
 def _check_rows(connection: sqlite3.Connection, model: Model) -> Iterator[Finding]:
     """Rows are [0, model.rows), each alive or a tombstone."""
     first, end = model.id << ROW_BITS, (model.id + 1) << ROW_BITS
-    count, last = connection.execute(
+    alive, last = connection.execute(
         "SELECT count(*), max(key) FROM embedding WHERE key >= ? AND key < ?", (first, end)
     ).fetchone()
     (dead,) = connection.execute(
@@ -190,10 +190,10 @@ def _check_rows(connection: sqlite3.Connection, model: Model) -> Iterator[Findin
             _REPAIR,
             True,
         )
-    elif both or count + dead != model.rows:
+    elif both or alive + dead != model.rows:
         yield Finding(
             "rows",
-            f"{model.name}: {count} rows with a vector and {dead} deleted ones"
+            f"{model.name}: {alive} rows with a vector and {dead} deleted ones"
             f" ({both} are both) do not make up {model.rows}",
             _REPAIR,
             True,
@@ -242,7 +242,7 @@ def _check_index(folder: Path, reader: Reader, model: Model, *, measure: bool) -
 
 def _missing_photos(connection: sqlite3.Connection) -> Iterator[Finding]:
     missing: list[str] = []
-    count = 0
+    gone = 0
     roots = connection.execute("SELECT id, path FROM root ORDER BY path").fetchall()
     for root_id, root in roots:
         path = absolute_path(root, b"")
@@ -257,23 +257,24 @@ def _missing_photos(connection: sqlite3.Connection) -> Iterator[Finding]:
         ):
             place = absolute_path(root, relative)
             if not os.path.lexists(place):
-                count += 1
+                gone += 1
                 if len(missing) < 3:
                     missing.append(place)
-    if count:
+    if gone:
         yield Finding(
             "missing",
-            f"{count} photos are no longer where they were: {_some(missing, count)}",
-            "`clipsearch index` finds out where they went",
+            f"{count(gone, 'photo is', 'photos are')} no longer where "
+            f"{'it was' if gone == 1 else 'they were'}: {_some(missing, gone)}",
+            "`clipsearch index` finds out what became of them",
             False,
             is_damage=False,
         )
 
 
-def _some(items: list[Any], count: int | None = None) -> str:
-    count = len(items) if count is None else count
+def _some(items: list[Any], of: int | None = None) -> str:
+    of = len(items) if of is None else of
     shown = ", ".join(str(item) for item in items[:3])
-    return shown + (", ..." if count > 3 else "")
+    return shown + (", ..." if of > 3 else "")
 
 
 def repair(folder: Path) -> list[Finding]:

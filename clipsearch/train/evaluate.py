@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipsearch.errors import SkippedPhoto, TrainingDataError
+from clipsearch.errors import SkippedPhoto, TrainingDataError, count
 from clipsearch.models.encoder import LocalEncoder
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.records import Float32Array
-from clipsearch.train.inputs import read_picture
+from clipsearch.train.inputs import no_photo_can_be_read, read_picture
 from clipsearch.train.metrics import IntArray, PairRetrieval, retrieval_metrics
 from clipsearch.train.pairs import LeftOut, PhotoSource, read_labelled, read_pairs
 from clipsearch.train.taught import taught_photos
@@ -63,7 +63,8 @@ class RetrievalFigures:
     def basis(self) -> str:
         """What the figures rest on."""
         found = self.metrics.text_to_image
-        return f"retrieval: {found.pool:,} photos, {found.queries:,} captions; {self.rule}"
+        of = f"{count(found.pool, 'photo')}, {count(found.queries, 'caption')}"
+        return f"retrieval: {of}; {self.rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +283,7 @@ def embed_photos(
         if progress:
             progress(min(start + size, len(sources)), len(sources))
     if not blocks:
-        why = f": {left_out[-1].what}: {left_out[-1].reason}" if left_out else ""
-        raise TrainingDataError(f"none of the {len(sources):,} photos can be read{why}")
+        raise no_photo_can_be_read(len(sources), left_out[-1:])
     return np.concatenate(blocks), kept, taught
 
 

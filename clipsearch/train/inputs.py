@@ -7,6 +7,7 @@ run; its pixels stay as uint8 in memory, or in an unnamed file where they are ma
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import tempfile
 from collections import Counter, deque
@@ -14,14 +15,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.errors import SkippedPhoto, StorageError, TrainingDataError
+from clipsearch.errors import SkippedPhoto, StorageError, TrainingDataError, count
 from clipsearch.records import PhotoFacts, UInt8Array
 from clipsearch.train.metrics import IntArray
 from clipsearch.train.pairs import CaptionedPhoto, LeftOut, Pairs, normalise_caption
@@ -107,6 +107,17 @@ class Batch(NamedTuple):
     captions: IntArray
 
 
+def no_photo_can_be_read(photos: int, example: Sequence[LeftOut]) -> TrainingDataError:
+    """What to say where all photos of a pairs file are left out, with an example of one."""
+    none = "the only photo cannot" if photos == 1 else f"none of the {photos:,} photos can"
+    why = "".join(f": {what}: {reason}" for what, reason in example)
+    return TrainingDataError(
+        f"{none} be read{why}",
+        hint="relative paths are looked for beside the pairs file; `--photos DIR` names another"
+        " folder",
+    )
+
+
 def load_examples(
     pairs: Pairs,
     preprocess: Preprocess,
@@ -159,22 +170,19 @@ def load_examples(
                 progress(min(start + 256, len(pairs.photos)), len(pairs.photos))
 
     if not photos:
-        what, why = left_out[0]
-        raise TrainingDataError(
-            f"none of the {len(pairs.photos):,} photos can be read: {what}: {why}",
-            hint="relative paths are looked for beside the pairs file; `--photos DIR` names another"
-            " folder",
-        )
+        raise no_photo_can_be_read(len(pairs.photos), left_out[:1])
     captions = [caption for photo in photos for caption in photo.captions]
     tokens, cut = tokenise(captions)
     notes = []
     if len(cut):
-        notes.append(f"{len(cut):,} captions are longer than the model reads; their ends are cut")
+        many = count(len(cut), "caption is", "captions are")
+        notes.append(f"{many} longer than the model reads: what is beyond is cut off")
     if strict and (left_out or len(cut)):
         what, why = left_out[0] if left_out else (captions[cut[0]], "too long for the model")
         flaws = len(left_out) + len(cut)
         raise TrainingDataError(
-            f"{flaws:,} pairs are not as they should be, the first: {what}: {why}",
+            f"{count(flaws, 'pair has', 'pairs have')} to be left out or cut, the first: "
+            f"{what}: {why}",
             hint="without `--strict` they are left out or cut, and the summary counts them",
         )
     labels = _numbered([photo.label for photo in photos])
@@ -361,7 +369,7 @@ def near_duplicates(looks: Sequence[_Look]) -> IntArray:
         for row, look in enumerate(looks)
         if look.taken_s is not None
     )
-    for (camera, taken, first), (next_camera, next_taken, second) in pairwise(timed):
+    for (camera, taken, first), (next_camera, next_taken, second) in itertools.pairwise(timed):
         if camera == next_camera and next_taken - taken <= _BURST_S:
             unite(first, second)
     return np.array([root(row) for row in range(len(looks))], dtype=np.int64)
@@ -386,7 +394,7 @@ def _room_for_pixels(photos: int, side: int) -> UInt8Array:
 
 def _numbered(names: Sequence[str | None]) -> IntArray:
     numbers: dict[str, int] = {}
-    fresh = count()
+    fresh = itertools.count()
     return np.array(
         [-1 if n is None else numbers[n] if n in numbers else numbers.setdefault(n, next(fresh))
          for n in names],
