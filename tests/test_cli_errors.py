@@ -295,7 +295,7 @@ def test_what_may_not_be_read_is_said_and_its_photos_are_kept(
     assert second.startswith("0\n")
     assert f"{photo_folder / '2023'}: no permission to read it; what it held is kept" in second
     assert "skipped 1 file: 1 no permission to read it" in second
-    assert "11 photos can be searched" in second
+    assert "12 photos can be searched" in second
     assert third.startswith("0\n")
     assert f"error: cannot list {closed}: permission denied" in third
     assert result.stderr.endswith("status 1\n")
