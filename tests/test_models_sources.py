@@ -153,6 +153,10 @@ def test_an_import_that_fails_leaves_nothing(tmp_path: Path, kept: Path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ModelError, match="open_clip_config"):
+        import_model(broken, "mine")
+    assert not kept.exists()
+    (broken / "open_clip_config.json").write_text("{}")
     with pytest.raises(ModelError):
         import_model(broken, "mine")
     assert not list(kept.iterdir())
