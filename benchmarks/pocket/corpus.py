@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.pocket.files import whole
 from benchmarks.pocket.image_tower import FeatureReader, cache_features, load_lite
-from benchmarks.pocket.photos import MIXED, Photo, read_rendered, read_tars
+from benchmarks.pocket.photos import MIXED, Photo, mixed_with, read_rendered, read_tars
 from benchmarks.pocket.sentence_encoder import DIM, SentenceEncoder
 from benchmarks.pocket.sentences import (
     LABEL_TEMPLATES,
@@ -69,6 +70,8 @@ class Corpus:
         dev: photos to choose by, view 0 only, and their five captions each.
         caches: each tower's folder of pooled features and activations.
         parts: what captioned photos are cached as.
+        seed: of the random views.
+        kept, kept_mixed: which rows of the caches `labelled` and `mixed` are; None for all.
     """
 
     captioned: Float32Array
@@ -87,18 +90,46 @@ class Corpus:
     dev_captions: Sentences
     caches: list[Path]
     parts: list[str]
+    seed: int
+    kept: np.ndarray | None = None
+    kept_mixed: np.ndarray | None = None
+
+    def without(self, names: Set[str]) -> Corpus:
+        """As if nobody had ever labelled a photo so: neither these names nor their photos.
+
+        A picture that shows one of these photos beside another is left out too. Only of a whole
+        corpus.
+        """
+        stays = np.array([group[0] not in names for group in self.labels.texts])
+        kept = np.flatnonzero(stays[self.label])
+        count, captioned = len(self.label), self.captioned.shape[1]
+        partner = np.array([mixed_with(i, count, self.seed)[1] for i in range(count)])
+        both = np.flatnonzero(stays[self.label] & stays[self.label[partner]])
+        kept_mixed = np.concatenate([np.arange(captioned), captioned + both])
+        groups = np.flatnonzero(stays)
+        return replace(
+            self,
+            labelled=self.labelled[:, kept],
+            label=np.searchsorted(groups, self.label[kept]),
+            source=self.source[kept],
+            mixed=self.mixed[:, kept_mixed],
+            labels=Sentences([self.labels.texts[g] for g in groups], self.labels.vectors[groups]),
+            kept=kept,
+            kept_mixed=kept_mixed,
+        )
 
     def activations(self, tower: int) -> Activations:
         """Of one tower, the shipped one's number being 0: some 4 GB, from its cache."""
         folder, views = self.caches[tower], range(len(self.captioned))
 
-        def read(parts: list[str], view: int) -> Float16Array:
-            return np.concatenate([np.load(folder / f"{p}-v{view}.middle.npy") for p in parts])
+        def read(parts: list[str], view: int, kept: np.ndarray | None = None) -> Float16Array:
+            rows = np.concatenate([np.load(folder / f"{p}-v{view}.middle.npy") for p in parts])
+            return rows if kept is None else rows[kept]
 
         return Activations(
             captioned=[read(self.parts, view) for view in views],
-            labelled=[read(["labelled"], view) for view in views],
-            mixed=[read([*self.parts, "labelled"], MIXED)],
+            labelled=[read(["labelled"], view, self.kept) for view in views],
+            mixed=[read([*self.parts, "labelled"], MIXED, self.kept_mixed)],
             dev=read(["dev"], 0),
         )
 
@@ -145,6 +176,7 @@ def gather(photos: Path, rendered: Path | None, work: Path, settings: Settings) 
         dev_captions=Sentences(groups["dev"], vectors["dev"]),
         caches=caches,
         parts=parts,
+        seed=settings.seed,
     )
 
 
@@ -183,6 +215,7 @@ def sentence_groups(
     told = [(about(synset, nouns) * 5)[:5] for synset in synsets]
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
     words = [token[:-4] for token in tokenizer.encoder if token.endswith("</w>")]
+    world = world_sentences(nouns, captions[:26_420], words, seed=settings.seed)
     return {
         "captions": [
             [c, without_articles(c), keywords(c, rng), keywords(c, rng, 3)] for c in captions
@@ -192,10 +225,14 @@ def sentence_groups(
             [fill(t, name) for t in LABEL_TEMPLATES] + more
             for name, more in zip(open_clip.IMAGENET_CLASSNAMES, told, strict=True)
         ],
-        "world": [
-            [s] for s in world_sentences(nouns, captions[:26_420], words, seed=settings.seed)
-        ],
+        "world": [[sentence] for sentence in _some(world, settings.most_world, rng)],
     }
+
+
+def _some(sentences: list[str], most: int | None, rng: np.random.Generator) -> list[str]:
+    if most is None or most >= len(sentences):
+        return sentences
+    return [sentences[i] for i in rng.choice(len(sentences), most, replace=False)]
 
 
 def _encode(folder: Path, groups: dict[str, list[list[str]]]) -> dict[str, np.ndarray]:
@@ -203,13 +240,15 @@ def _encode(folder: Path, groups: dict[str, list[list[str]]]) -> dict[str, np.nd
     encoder = None
     vectors = {}
     for kind, texts in groups.items():
-        path = folder / f"{kind}.npy"
-        if not path.exists():
+        path, written = folder / f"{kind}.npy", folder / f"{kind}.json"
+        if not written.exists() or json.loads(written.read_text(encoding="utf-8")) != texts:
             encoder = encoder or SentenceEncoder()
             flat = [text for group in texts for text in group]
             found = encoder.encode(flat).reshape(len(texts), -1, DIM)
-            np.save(path, found.astype(np.float16 if kind == "world" else np.float32))
-            (folder / f"{kind}.json").write_text(json.dumps(texts), encoding="utf-8")
+            with whole(path) as draft:
+                np.save(draft, found.astype(np.float16 if kind == "world" else np.float32))
+            with whole(written) as draft:
+                draft.write_text(json.dumps(texts), encoding="utf-8")
             print(f"sentence vectors of {kind}: {len(flat)}", flush=True)
         vectors[kind] = np.load(path)
     return vectors

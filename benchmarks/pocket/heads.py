@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.pocket.corpus import WAYS_TO_SAY, Corpus
+from benchmarks.pocket.half import HALF_IS_QUICK, half_where_quick
 from benchmarks.pocket.sentence_encoder import DIM
 from benchmarks.pocket.settings import Diet, Settings
 from clipsearch.records import Float32Array
@@ -87,13 +88,9 @@ class Batch:
 class PairSampler:
     """Draws mixed batches; every draw takes a random view and a random way to say it."""
 
-    def __init__(
-        self, corpus: Corpus, diet: Diet, rng: np.random.Generator, without: frozenset[int]
-    ) -> None:
+    def __init__(self, corpus: Corpus, diet: Diet, rng: np.random.Generator) -> None:
         self._corpus, self._diet, self._rng = corpus, diet, rng
-        self._labelled = photos_of(corpus, without)
-        pooled = corpus.captioned[0], corpus.labelled[0][self._labelled]
-        everything = np.concatenate(pooled)
+        everything = np.concatenate([corpus.captioned[0], corpus.labelled[0]])
         self.mean = everything.mean(0)
         self.deviation = everything.std(0) + 0.01
         towers = np.split(self.deviation, len(corpus.classifiers))
@@ -112,7 +109,7 @@ class PairSampler:
             rng.random(len(captions)) < 0.65, 0, rng.integers(WAYS_TO_SAY, size=len(captions))
         )
         photos = corpus.owner[captions]
-        labelled = rng.choice(self._labelled, diet.labelled, replace=False)
+        labelled = rng.choice(len(corpus.label), diet.labelled, replace=False)
         labels = corpus.label[labelled]
         classes = rng.choice(1000, diet.imagenet, replace=False)
         pooled = np.concatenate(
@@ -229,8 +226,9 @@ class Teacher:
 
     def _lengths(self, texts: Float32Array) -> Float32Array:
         """(N,) in (0, 1]; 1 where the nearest photos are as far as those of a rare word."""
-        photos = torch.from_numpy(self.photos).bfloat16().T
-        parts = torch.from_numpy(texts).bfloat16().split(1024)
+        kind = torch.bfloat16 if HALF_IS_QUICK else torch.float32
+        photos = torch.from_numpy(self.photos).to(kind).T
+        parts = torch.from_numpy(texts).to(kind).split(1024)
         reach = [(part @ photos).topk(self.neighbours).values.float().mean(1) for part in parts]
         lengths: Float32Array = (_RARE / torch.cat(reach).clamp(min=_RARE)).pow(self.power).numpy()
         return lengths
@@ -245,22 +243,15 @@ def _side_by_side(parts: list[Float32Array], shares: list[float]) -> Float32Arra
 
 
 def join_heads(
-    members: list[Heads],
-    shares: list[float],
-    corpus: Corpus,
-    settings: Settings,
-    *,
-    without: frozenset[int] = frozenset(),
+    members: list[Heads], shares: list[float], corpus: Corpus, settings: Settings
 ) -> Teacher:
     """The members' common teacher; axes from the training photos and what is said of them."""
-    known = np.setdiff1d(np.arange(len(corpus.labels.texts)), list(without))
     texts = [
         corpus.captions.vectors[:, 0],
-        corpus.labels.vectors[known, 2],
+        corpus.labels.vectors[:, 2],
         corpus.imagenet.vectors[:, 2],
     ]
-    photos = corpus.labelled[0][photos_of(corpus, without)]
-    said, seen = np.concatenate(texts), np.concatenate([corpus.captioned[0], photos])
+    said, seen = np.concatenate(texts), np.concatenate([corpus.captioned[0], corpus.labelled[0]])
     sides = [
         _side_by_side([embed(member.text, said) for member in members], shares),
         _side_by_side([embed(member.image, seen) for member in members], shares),
@@ -276,11 +267,6 @@ def unit_rows(rows: Float32Array) -> Float32Array:
     """(..., D) rows, each of length 1."""
     found: Float32Array = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     return found
-
-
-def photos_of(corpus: Corpus, without: frozenset[int]) -> np.ndarray:
-    """Which labelled photos are left where these labels are left out."""
-    return np.flatnonzero(~np.isin(corpus.label, list(without)))
 
 
 def features_of(tower: int) -> slice:
@@ -312,7 +298,7 @@ def distil_image_head(
     )
     for _ in range(settings.distil_steps):
         rows = rng.integers(len(pooled), size=2048)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_quick():
             images = head(torch.from_numpy(pooled[rows]))
         loss = 1 - (unit(images) * torch.from_numpy(taught[rows])).sum(1).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -322,18 +308,11 @@ def distil_image_head(
     return head.eval()
 
 
-def train_heads(
-    corpus: Corpus,
-    settings: Settings,
-    diet: Diet,
-    *,
-    seed: int,
-    without: frozenset[int] = frozenset(),
-) -> Heads:
-    """One pair of heads. `without` leaves out the photos and names of these labels."""
+def train_heads(corpus: Corpus, settings: Settings, diet: Diet, *, seed: int) -> Heads:
+    """One pair of heads."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    sampler = PairSampler(corpus, diet, rng, without)
+    sampler = PairSampler(corpus, diet, rng)
     image = ImageHead(
         torch.from_numpy(sampler.mean), torch.from_numpy(sampler.deviation), settings.dim
     )
@@ -357,7 +336,7 @@ def train_heads(
     for _ in range(settings.teacher_steps):
         batch = sampler.draw()
         names = torch.from_numpy(_any_way(corpus.imagenet.vectors, np.arange(1000), rng))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_quick():
             images, texts, classes = image(batch.pooled), text(batch.vectors), text(names)
         images, texts, classes = (unit(rows) for rows in (images, texts, classes))
         scale = logit_scale.exp()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.pocket.files import whole
 from benchmarks.pocket.photos import Photo, view_batches
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.records import Float32Array
@@ -118,17 +119,17 @@ def cache_features(
     done = folder / f"{name}-v{view}.pooled.npy"
     if done.exists():
         return
-    draft = folder / f"{name}-v{view}.draft.npy"
     middle: Any = None
     pooled = []
     start = 0
-    for activations, features in reader.read(photos, view=view, seed=seed):
-        if middle is None:
-            shape = (len(photos), *activations.shape[1:])
-            middle = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
-        middle[start : start + len(activations)] = activations
-        pooled.append(features.copy())
-        start += len(activations)
-    middle.flush()
-    draft.rename(folder / f"{name}-v{view}.middle.npy")
-    np.save(done, np.concatenate(pooled))
+    with whole(folder / f"{name}-v{view}.middle.npy") as draft:
+        for activations, features in reader.read(photos, view=view, seed=seed):
+            if middle is None:
+                shape = (len(photos), *activations.shape[1:])
+                middle = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
+            middle[start : start + len(activations)] = activations
+            pooled.append(features.copy())
+            start += len(activations)
+        middle.flush()
+    with whole(done) as draft:
+        np.save(draft, np.concatenate(pooled))

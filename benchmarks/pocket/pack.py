@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pocket.corpus import sentence_groups
+from benchmarks.pocket.files import whole
 from benchmarks.pocket.image_tower import load_lite
 from benchmarks.pocket.photos import Photo, open_rgb, read_rendered, read_tars, squash
-from benchmarks.pocket.settings import Settings
+from benchmarks.pocket.settings import REHEARSAL, Settings
 from benchmarks.pocket.student import tokenize
 from clipsearch.models.torchvision_shim import import_open_clip
 
@@ -170,7 +171,8 @@ def _write_weights(pack: Path) -> None:
     encoder = AutoModel.from_pretrained(str(package.get_model_path()))
     state = encoder.state_dict()
     kept = {k: v.half() for k, v in state.items() if v.is_floating_point() and "pooler" not in k}
-    save_file(kept, pack / "minilm.safetensors")
+    with whole(pack / "minilm.safetensors") as draft:
+        save_file(kept, draft)
 
 
 def main() -> None:
@@ -181,8 +183,10 @@ def main() -> None:
     parser.add_argument("--rendered", type=Path, required=True)
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=1_500)
+    parser.add_argument("--rehearsal", action="store_true", help="few sentences")
     chosen = parser.parse_args()
-    write_pack(chosen.photos, chosen.rendered, chosen.pack, Settings(), chosen.scenes)
+    settings = REHEARSAL if chosen.rehearsal else Settings()
+    write_pack(chosen.photos, chosen.rendered, chosen.pack, settings, chosen.scenes)
     for path in sorted(chosen.pack.iterdir()):
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 

@@ -131,6 +131,12 @@ def mixed_view(
     return below
 
 
+def mixed_with(index: int, count: int, seed: int) -> tuple[np.random.Generator, int]:
+    """Which of `count` photos is mixed with this one, and the generator for how."""
+    rng = np.random.default_rng((seed, index))
+    return rng, int(rng.integers(count))
+
+
 def view_batches(
     photos: list[Photo], side_px: int, *, view: int, seed: int, batch: int = 64
 ) -> Iterator[UInt8Array]:
@@ -143,9 +149,8 @@ def view_batches(
     def pixels(index: int) -> UInt8Array:
         image = open_rgb(photos[index].jpeg)
         if view == MIXED:
-            rng = np.random.default_rng((seed, index))
-            other = open_rgb(photos[int(rng.integers(len(photos)))].jpeg)
-            shown = mixed_view(image, other, side_px, rng)
+            rng, partner = mixed_with(index, len(photos), seed)
+            shown = mixed_view(image, open_rgb(photos[partner].jpeg), side_px, rng)
         elif view >= 2:
             shown = random_view(image, side_px, np.random.default_rng((seed, view, index)))
         else:

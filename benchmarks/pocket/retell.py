@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.pocket.export import WEIGHTS, save_half
+from benchmarks.pocket.files import Log, whole
 from benchmarks.pocket.heads import in_words
 from benchmarks.pocket.pack import KINDS, read_pictures, read_tokens
 from benchmarks.pocket.photos import Photo, read_rendered, read_tars, view_batches
@@ -55,7 +55,8 @@ def see_views(encoder: LocalEncoder, photos: list[Photo], path: Path, seed: int)
             batches = view_batches(photos, side, view=view, seed=seed, batch=16)
             with ThreadPoolExecutor(encoder.batches_at_once) as pool:
                 views.append(np.concatenate(list(pool.map(encoder.images, batches))))
-        np.save(path, np.stack(views)[:, :, :-1])
+        with whole(path) as draft:
+            np.save(draft, np.stack(views)[:, :, :-1])
     seen: Float32Array = np.load(path)
     return seen
 
@@ -71,16 +72,8 @@ def main() -> None:
     parser.add_argument("--hold", type=float, default=10.0, help="weight of staying put")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
-    chosen.work.mkdir(parents=True, exist_ok=True)
     settings = replace(Settings(), student_steps=chosen.steps, student_rate=chosen.rate, seed=31)
-    began = time.perf_counter()
-
-    def say(line: str) -> None:
-        line = f"[{time.perf_counter() - began:6.0f} s] {line}"
-        print(line, flush=True)
-        with (chosen.work / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
-
+    say = Log(chosen.work)
     pictures = {kind: read_pictures(chosen.pack, kind) for kind in KINDS}
     scenes = len(pictures["scenes"].jpegs)
     photos = {
@@ -108,7 +101,8 @@ def main() -> None:
     path = chosen.work / "told.npz"
     if not path.exists():
         told = {kind: _said(tower, tokens[kind]) for kind in _KINDS}
-        np.savez(path, **told)  # type: ignore[arg-type]
+        with whole(path) as draft:
+            np.savez(draft, **told)  # type: ignore[arg-type]
     told = dict(np.load(path))
     scale = math.exp(float(state["logit_scale"]))
     scale *= float(np.linalg.norm(told["captions"][:, 0, :-1], axis=1).mean())

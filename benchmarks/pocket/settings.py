@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Settings:
 
     # Views of every training photo: whole, mirrored, then random crops.
     views: int = 5
+    # Sentences without a picture: this many of all, or all.
+    most_world: int | None = None
 
     # Frozen towers: an ensemble of small heads, the teacher of everything after it. It looks
     # through the other towers too (lite, side): three see 4 points more recall@10 than one.
@@ -94,7 +97,8 @@ class Settings:
         Term(0, steps=420, captioned=40, labelled=64, mixed=24, likeness=2.0, blended=0.5),
     )
     # Then the other towers, each in one term; and all of them and the teacher together teach the
-    # shipped one once more. Shares: the teacher's, the shipped tower's own, the others'.
+    # shipped one once more. Shares: the teacher's, the shipped tower's own, the others'; without
+    # shares there is neither.
     peer_term: Term = Term(
         0, steps=400, captioned=64, labelled=40, mixed=32, likeness=1.0, blended=0.25, rate=2e-4
     )
@@ -112,3 +116,98 @@ class Settings:
     student_rate: float = 8e-4
     student_paired_batch: int = 384
     student_world_batch: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class WholePlan:
+    """What a GPU trains for how long (whole.py); chosen on the dev photos.
+
+    Attributes:
+        sentence_head_steps: of the sentence encoder's head alone, to begin with.
+        committee_steps, image_steps: of AdamW, each with a warm-up and a cosine; fewer where the
+            seconds beside them are over before.
+        captioned, labelled: photos in a batch of the committee; `others` captions contend too.
+        anchor: weight of staying near what the released towers say.
+        shares: of Lite2, Lite1, Lite0 and the released tower in what the image tower is told.
+        told, named, mixed: photos with captions, with labels and of two photos in one, in a batch
+            of the image tower.
+    """
+
+    seed: int = 21
+    sentence_head_steps: int = 1200
+    committee_steps: int = 125
+    committee_seconds: float = math.inf
+    captioned: int = 448
+    labelled: int = 192
+    others: int = 512
+    anchor: float = 3.0
+    likeness: float = 1.0
+    trunk_rate: float = 2e-4
+    head_rate: float = 1e-3
+    encoder_rate: float = 4e-5
+    shares: tuple[float, ...] = (0.35, 0.25, 0.15, 0.25)
+    image_steps: int = 245
+    image_seconds: float = math.inf
+    told: int = 256
+    named: int = 128
+    mixed: int = 384
+    image_rate: float = 4e-4
+    most_world: int = 10**6
+
+
+LITTLE_WHOLE = WholePlan(
+    sentence_head_steps=3, committee_steps=3, captioned=6, labelled=4, others=5, image_steps=3,
+    told=4, named=4, mixed=4, most_world=64,
+)  # fmt: skip
+
+
+def _first(settings: Settings) -> tuple[Diet, ...]:
+    return tuple(replace(diet, seeds=diet.seeds[:1]) for diet in settings.diets)
+
+
+def _little(term: Term) -> Term:
+    return replace(term, steps=2, captioned=6, labelled=6, mixed=4)
+
+
+# A few steps of every stage, to see that all of them run and go on where they were stopped
+# (rehearse.py).
+REHEARSAL = replace(
+    Settings(),
+    views=3,
+    most_world=300,
+    diets=tuple(replace(d, captioned=20, labelled=12, imagenet=10) for d in _first(Settings())),
+    teacher_steps=3,
+    distil_steps=3,
+    tail_terms=tuple(_little(term) for term in Settings().tail_terms),
+    peer_term=_little(Settings().peer_term),
+    last_term=_little(Settings().last_term),
+    student_early_steps=2,
+    student_steps=2,
+    student_late_steps=2,
+    student_last_steps=2,
+    student_paired_batch=24,
+    student_world_batch=24,
+)
+
+# One member of each diet: what can be trained five times (unseen.py).
+ONE_OF_EACH = replace(Settings(), diets=_first(Settings()))
+
+# One member that knows labels and one that does not, one term of the tail, few steps of everything:
+# two towers that can be trained five times, though not for long (unseen.py --towers).
+IN_SHORT = replace(
+    Settings(),
+    views=1,
+    most_world=20_000,
+    diets=(
+        replace(Settings().diets[0], seeds=(1,), share=2 / 3),
+        replace(Settings().diets[1], seeds=(5,), share=1 / 3),
+    ),
+    teacher_steps=250,
+    distil_steps=120,
+    tail_terms=(Term(7, steps=70, captioned=28, labelled=24, mixed=12, likeness=1.0),),
+    consensus=(),
+    student_early_steps=400,
+    student_steps=110,
+    student_paired_batch=192,
+    student_world_batch=192,
+)

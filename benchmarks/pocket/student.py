@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.pocket.corpus import WAYS_TO_SAY
+from benchmarks.pocket.half import half_where_quick
 from benchmarks.pocket.heads import unit, unit_rows
 from benchmarks.pocket.sentence_encoder import SentenceEncoder
 from benchmarks.pocket.settings import Settings
@@ -28,8 +29,6 @@ from clipsearch.train.loss import info_nce_loss
 
 VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1
-# Without instructions for it, bfloat16 takes many times as long.
-_HALF_IS_QUICK = torch.cpu._is_avx512_bf16_supported()
 
 
 class Block(nn.Module):
@@ -256,7 +255,7 @@ def embed_tokens(tower: TextTower, tokens: np.ndarray, *, together: int = 96) ->
     for start in range(0, len(order), together):
         rows = slice(start, start + together)
         longest = int(ends[rows].max()) + 1
-        with torch.autocast("cpu", torch.bfloat16, enabled=_HALF_IS_QUICK):
+        with half_where_quick():
             parts.append(tower(words[rows, :longest], ends[rows]))
     back = torch.from_numpy(np.argsort(order))
     return unit(torch.cat(parts)[back])

@@ -21,11 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pocket.corpus import Activations, Corpus
+from benchmarks.pocket.half import half_where_quick
 from benchmarks.pocket.heads import (
     ImageHead,
     Teacher,
     as_tensors,
     classifier_loss,
+    embed,
+    features_of,
     likeness_loss,
     unit,
     unit_rows,
@@ -37,6 +40,8 @@ from clipsearch.records import Float32Array
 from clipsearch.train.loss import rows_loss
 
 _SAME_MEANING = 0.95
+_CAPTIONS_CONTENDING = 2048
+_PHOTOS_CONTENDING = 3000
 
 
 # Captioned, labelled and mixed pictures, in this order: (views, N, D - 1) unit rows each.
@@ -48,10 +53,20 @@ def taught_sights(teacher: Teacher, corpus: Corpus) -> Sights:
     return tuple(map(teacher.views, (corpus.captioned, corpus.labelled, corpus.mixed)))
 
 
-def own_sights(trunk: nn.Module, head: nn.Module, seen: Activations) -> Sights:
-    """What one trained tower sees in all pictures."""
-    kinds = (seen.captioned, seen.labelled, seen.mixed)
-    return tuple(see(trunk, head, views) for views in kinds)
+def own_sights(
+    trunk: nn.Module, head: nn.Module, seen: Activations, *, views: int | None = None
+) -> Sights:
+    """What one trained tower sees in all pictures, or in the first views of photos alone."""
+    kinds = (
+        (seen.captioned, seen.labelled) if views else (seen.captioned, seen.labelled, seen.mixed)
+    )
+    return tuple(see(trunk, head, kind[:views]) for kind in kinds)
+
+
+def sights_through(head: nn.Module, tower: int, corpus: Corpus) -> Sights:
+    """What a tower sees in view 0 of the photos whose trunk is as ImageNet left it."""
+    own = features_of(tower)
+    return tuple(embed(head, kind[0][:, own])[None] for kind in (corpus.captioned, corpus.labelled))
 
 
 def see(trunk: nn.Module, head: nn.Module, views: Sequence[np.ndarray]) -> Float32Array:
@@ -83,6 +98,7 @@ def train_tail(
     seen: Activations,
     told: Sights,
     seed: int,
+    begun: Sights | None = None,
     report: Callable[[int, str, nn.Module, nn.Module], None],
 ) -> tuple[nn.Module, nn.Module]:
     """Copies of trunk and image head, trained; with moving averages of their weights inside.
@@ -91,13 +107,14 @@ def train_tail(
         teacher: what sentences mean, from beginning to end.
         seen: all pictures behind this tower's frozen stages.
         told: what is to be seen in them.
+        begun: what this tower sees in view 0 of the photos to begin with, where that is known.
     """
     torch.manual_seed(seed)
     trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).eval()
     # With the channels innermost, the backward pass takes half the time.
     trunk.to(memory_format=torch.channels_last)
     lesson = _Lesson(teacher, corpus, term, seen, told, np.random.default_rng(seed))
-    lesson.remember(trunk, head)
+    lesson.remember(own_sights(trunk, head, seen, views=1) if begun is None else begun)
     head.train()
     trunk.requires_grad_(False)
     convolutions = [
@@ -118,7 +135,7 @@ def train_tail(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         batch = lesson.draw()
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_quick():
             pooled = run_tail(trunk, _signal(batch.signal))
             images = unit(head(pooled.float()))
         loss, line = lesson.loss(images, batch)
@@ -182,11 +199,9 @@ class _Lesson:
         photos = np.arange(len(seen.captioned[0]))
         self._spokesman = self._captions[np.searchsorted(corpus.owner, photos), 0]
 
-    def remember(self, trunk: nn.Module, head: nn.Module) -> None:
+    def remember(self, begun: Sights) -> None:
         """Every photo's vector, to contend with; kept fresh for the photos of each batch."""
-        self._photos, self._named_photos = (
-            torch.from_numpy(embed_middle(trunk, head, views[0])) for views in self._signals[:2]
-        )
+        self._photos, self._named_photos = (torch.from_numpy(kind[0]) for kind in begun[:2])
 
     def draw(self) -> _Batch:
         corpus, term, rng = self._corpus, self._term, self._rng
@@ -231,11 +246,11 @@ class _Lesson:
         count = len(batch.own)
         ways = np.where(rng.random(count) < 0.7, 0, rng.integers(captions.shape[1], size=count))
         texts = captions[batch.own, ways]
-        others = captions[rng.choice(len(captions), 2048, replace=False), 0]
+        others = captions[_draw(rng, len(captions), _CAPTIONS_CONTENDING), 0]
         contending = torch.cat([texts, others])
         to_text = _find(images, contending, texts, contending, self._scale)
         self._photos[batch.captioned] = images.detach()
-        rest = rng.choice(len(self._photos), 3000, replace=False)
+        rest = _draw(rng, len(self._photos), _PHOTOS_CONTENDING)
         rest = np.setdiff1d(rest, batch.captioned)
         keys = torch.cat([images, self._photos[rest]])
         about = torch.cat([texts, self._spokesman[rest]])
@@ -262,12 +277,17 @@ class _Lesson:
         return likeness_loss(images, keys, torch.from_numpy(alike), torch.from_numpy(contend))
 
 
+def _draw(rng: np.random.Generator, population: int, most: int) -> np.ndarray:
+    """Different numbers below `population`, at most so many."""
+    return rng.choice(population, min(most, population), replace=False)
+
+
 @torch.no_grad()
 def embed_middle(trunk: nn.Module, head: nn.Module, middle: np.ndarray) -> Float32Array:
     """(N, D) unit rows of cached activations through the trained stages."""
     parts = []
     for start in range(0, len(middle), 64):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_where_quick():
             pooled = run_tail(trunk, _signal(middle[start : start + 64]))
         parts.append(unit(head(pooled.float())).numpy())
     return np.concatenate(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from torch.nn import functional
 
 from benchmarks.pocket.heads import FEATURES, TextHead, unit
 from benchmarks.pocket.student import TextTower, cosine_schedule
+from benchmarks.pocket.views import as_they_are
 from clipsearch.models.torchvision_shim import import_torchvision
 
 _SIDES = {0: 224, 1: 240, 2: 260}
+_WITHOUT_GRADIENT = 512  # rows at once
 
 
 class ImageTower(nn.Module):
@@ -154,6 +156,24 @@ def embed_tokens(tower: TextTower, tokens: Tensor) -> Tensor:
     with _fast(tokens):
         rows = tower(tower.token_embedding(tokens), lengths - 1)
     return unit(rows.float())
+
+
+@torch.no_grad()
+def see(tower: Callable[[Tensor], Tensor], photos: Tensor) -> Tensor:
+    """(N, D - 1): photos as they are, through a tower."""
+    parts = photos.split(_WITHOUT_GRADIENT)
+    return torch.cat([tower(as_they_are(part)) for part in parts])
+
+
+@torch.no_grad()
+def say(tower: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """(..., L) tokens -> (..., D) rows of a text tower."""
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    order = (flat > 0).sum(1).argsort(stable=True)
+    rows = torch.cat([tower(flat[part]) for part in order.split(4096)])
+    back = torch.empty_like(rows)
+    back[order] = rows
+    return back.view(*tokens.shape[:-1], -1)
 
 
 def _fast(like: Tensor) -> torch.autocast:

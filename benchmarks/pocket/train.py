@@ -22,7 +22,6 @@ Debian's `wordnet-base`.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -35,6 +34,7 @@ import torch
 
 from benchmarks.pocket.corpus import Activations, Corpus, Sentences, gather
 from benchmarks.pocket.export import export_model, verify
+from benchmarks.pocket.files import Log, whole
 from benchmarks.pocket.heads import (
     Heads,
     Teacher,
@@ -49,7 +49,7 @@ from benchmarks.pocket.heads import (
 )
 from benchmarks.pocket.image_tower import load_lite
 from benchmarks.pocket.known_words import taught_words
-from benchmarks.pocket.settings import Diet, Settings, Term
+from benchmarks.pocket.settings import REHEARSAL, Diet, Settings, Term
 from benchmarks.pocket.student import (
     Lessons,
     TextTower,
@@ -65,6 +65,7 @@ from benchmarks.pocket.tail import (
     embed_middle,
     own_sights,
     see,
+    sights_through,
     taught_sights,
     train_tail,
 )
@@ -77,23 +78,15 @@ class Run:
 
     def __init__(self, corpus: Corpus, settings: Settings, work: Path) -> None:
         self.corpus, self.settings, self.work = corpus, settings, work
-        self._began = time.perf_counter()
-
-    def say(self, line: str) -> None:
-        """Print a line of the log, and keep it."""
-        line = f"[{time.perf_counter() - self._began:6.0f} s] {line}"
-        print(line, flush=True)
-        with (self.work / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
+        self.say = Log(work)
 
     def stage(self, name: str, make: Callable[[], Any]) -> Any:
         """What the stage made, from its file where there is one. Our own files: pickles will do."""
         path = self.work / f"{name}.pt"
         if not path.exists():
             self.say(f"{name}: begins")
-            draft = path.with_suffix(".draft")
-            torch.save(make(), draft)
-            draft.rename(path)
+            with whole(path) as draft:
+                torch.save(make(), draft)
         return torch.load(path, weights_only=False)
 
     def measure(self, name: str, images: Float32Array, texts: Float32Array) -> None:
@@ -104,7 +97,7 @@ class Run:
         diet = self.settings.diets[0]
 
         def make() -> Teacher:
-            first = self._member(diet, diet.seeds[0])
+            first = self.member(diet, diet.seeds[0])
             return join_heads([first], [1.0], self.corpus, self.settings)
 
         return self._measured("teacher-1", make)
@@ -114,13 +107,14 @@ class Run:
 
         def make() -> Teacher:
             diets = [(diet, seed) for diet in self.settings.diets for seed in diet.seeds]
-            members = [self._member(diet, seed) for diet, seed in diets]
+            members = [self.member(diet, seed) for diet, seed in diets]
             shares = [diet.share / len(diet.seeds) for diet, _ in diets]
             return join_heads(members, shares, self.corpus, self.settings)
 
         return self._measured("teacher", make)
 
-    def _member(self, diet: Diet, seed: int) -> Heads:
+    def member(self, diet: Diet, seed: int) -> Heads:
+        """One pair of heads."""
         heads: Heads = self.stage(
             f"member-{seed}", lambda: train_heads(self.corpus, self.settings, diet, seed=seed)
         )
@@ -151,9 +145,13 @@ class Run:
         """Trunk and image head, the last stages of both trained."""
         settings, told = self.settings, taught_sights(teacher, self.corpus)
         tower, seed = (load_lite(settings.lite), self._image_head(0, teacher)), settings.seed
+        begun: Sights | None = sights_through(tower[1], 0, self.corpus)
         for number, term in enumerate(settings.tail_terms, start=1):
-            tower = self._term(f"tail-{number}", seed, tower, teacher, term, self.seen, told)
-            seed += 1
+            name = f"tail-{number}"
+            tower = self._term(name, seed, tower, teacher, term, self.seen, told, begun)
+            seed, begun = seed + 1, None
+        if not settings.consensus:
+            return tower
         agreed: Sights = self.stage("consensus", lambda: self._consensus(tower, teacher, told))
         last = settings.last_term
         return self._term("tail-last", seed, tower, teacher, last, self.seen, agreed)
@@ -167,7 +165,8 @@ class Run:
             seen = self.corpus.activations(number)
             start = load_lite(lite), self._image_head(number, teacher)
             name, term = f"peer-{number}", settings.peer_term
-            peer = self._term(name, seed, start, teacher, term, seen, told)
+            begun = sights_through(start[1], number, self.corpus)
+            peer = self._term(name, seed, start, teacher, term, seen, told, begun)
             opinions.append(own_sights(*peer, seen))
         return consensus(opinions, settings.consensus)
 
@@ -180,6 +179,7 @@ class Run:
         term: Term,
         seen: Activations,
         told: Sights,
+        begun: Sights | None = None,
     ) -> tuple[Any, Any]:
         """One term of one tower, measured."""
         corpus, said = self.corpus, self._dev_said(teacher)
@@ -198,7 +198,15 @@ class Run:
         trained: tuple[Any, Any] = self.stage(
             name,
             lambda: train_tail(
-                *tower, teacher, corpus, term, seen=seen, told=told, seed=seed, report=report
+                *tower,
+                teacher,
+                corpus,
+                term,
+                seen=seen,
+                told=told,
+                seed=seed,
+                begun=begun,
+                report=report,
             ),
         )
         measure(name, *trained)
@@ -240,7 +248,9 @@ class Run:
     def early_student(self, teacher: Teacher) -> TextTower:
         """From the sentence encoder's words to sentences, with the first teacher."""
         settings = replace(self.settings, student_steps=self.settings.student_early_steps)
-        start = TextTower(settings, self.stage("embeddings", lambda: first_embeddings(settings)))
+        words = self.stage("embeddings", lambda: first_embeddings(settings))
+        torch.manual_seed(settings.seed)
+        start = TextTower(settings, words)
         return self._student("student-1", start, teacher, settings)
 
     def second_student(self, student: TextTower, first: Teacher, teacher: Teacher) -> TextTower:
@@ -329,9 +339,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="for caches and checkpoints")
     parser.add_argument("--output", type=Path, help="where the model goes; DIR/pocket if not given")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rehearsal", action="store_true", help="a few steps, to see that it runs")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    settings = Settings()
+    settings = REHEARSAL if chosen.rehearsal else Settings()
     corpus = gather(chosen.photos, chosen.rendered, chosen.work, settings)
     run = Run(corpus, settings, chosen.work)
     run.say(f"settings: {asdict(settings)}")
