@@ -399,6 +399,8 @@ def likeness_loss(
     logits = (scale * images @ keys.T).masked_fill(~comparable, -1e4)
     right = alike & comparable
     some = right.any(1)
+    if not some.any():
+        return logits.sum() * 0.0  # nothing to learn, and not the mean of nothing
     spread = right[some] / right[some].sum(1, keepdim=True)
     return functional.cross_entropy(logits[some], spread)
 
