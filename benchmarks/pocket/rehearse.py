@@ -1,9 +1,9 @@
 """The whole of `train.sh` on a few photos: `python -m benchmarks.pocket.rehearse --help`.
 
 It runs twice from nothing, in a few steps of every stage: once undisturbed, and once killed (the
-whole process group, by SIGKILL) a moment after it has written another file or two, and started
-again, until it is through. Both must end with the same weights, bit for bit. Figures mean nothing
-here: every stage has learned for seconds.
+whole process group, by SIGKILL) a moment after it has written some more files, and started again,
+until it is through. Both must end with the same weights, bit for bit. Figures mean nothing here:
+every stage has learned for seconds. An undisturbed run that is there already is not made again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rehearsal:
 
     def __init__(self, photos: Path, work: Path) -> None:
         self._photos, self.work = photos, work
-        work.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)
         self.kills = 0
         self.seconds = 0.0
 
@@ -65,10 +65,14 @@ class Rehearsal:
             sys.exit(f"train.sh failed; its output is in {self.work / 'output.txt'}")
         self.seconds = time.perf_counter() - began
 
-    def disturbed(self, rng: random.Random) -> None:
-        """Killed a moment after one to four files more, and started again, to the end."""
+    @property
+    def is_done(self) -> bool:
+        return (self.work / "pocket" / "done").exists()
+
+    def disturbed(self, rng: random.Random, most: int) -> None:
+        """Killed a moment after one to `most` files more, and started again, to the end."""
         began = time.perf_counter()
-        while not self._survives(finished_files(self.work) + rng.randint(1, 4), rng):
+        while not self._survives(finished_files(self.work) + rng.randint(1, most), rng):
             self.kills += 1
         self.seconds = time.perf_counter() - began
 
@@ -106,18 +110,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--photos", type=Path, required=True, help="with train/ and dev/")
-    parser.add_argument("--work", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--each", type=int, default=16, help="photos of every tar")
+    parser.add_argument("--most", type=int, default=8, help="files between two kills, at most")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     few = chosen.work / "photos"
     take_some(chosen.photos, few, chosen.each)
     once = Rehearsal(few, chosen.work / "undisturbed")
-    once.undisturbed()
-    print(f"undisturbed: {once.seconds:.0f} s", flush=True)
+    if not once.is_done:
+        once.undisturbed()
+        print(f"undisturbed: {once.seconds:.0f} s", flush=True)
     again = Rehearsal(few, chosen.work / "killed")
-    again.disturbed(random.Random(chosen.seed))
+    if finished_files(again.work):
+        sys.exit(f"{again.work} is to be killed from its beginning; remove it first")
+    again.disturbed(random.Random(chosen.seed), chosen.most)
     print(f"killed {again.kills} times: {again.seconds:.0f} s", flush=True)
     report = {
         **setting(),
