@@ -217,7 +217,7 @@ def train_student(
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         paired = _paired(lessons, corpus, settings, rng)
-        start = int(rng.integers(len(by_length) - settings.student_world_batch))
+        start = int(rng.integers(max(1, len(by_length) - settings.student_world_batch)))
         rows = by_length[start : start + settings.student_world_batch]
         texts = embed_tokens(tower, paired.tokens)
         world = embed_tokens(tower, lessons.world[rows])
@@ -281,12 +281,12 @@ def _paired(
 ) -> _Paired:
     """Captions and labels with their photos' vectors, then ImageNet's names without."""
     count = settings.student_paired_batch
-    captions = rng.choice(len(corpus.owner), 3 * count // 4, replace=False)
+    captions = draw(rng, len(corpus.owner), 3 * count // 4)
     ways = np.where(
         rng.random(len(captions)) < 0.6, 0, rng.integers(WAYS_TO_SAY, size=len(captions))
     )
     owners = corpus.owner[captions]
-    labelled = rng.choice(len(corpus.label), count // 4, replace=False)
+    labelled = draw(rng, len(corpus.label), count // 4)
     names = corpus.label[labelled]
     how = rng.integers(lessons.labels.shape[1], size=len(names))
     classes = rng.choice(1000, count // 6, replace=False)
@@ -314,6 +314,11 @@ def _paired(
         images,
         (identity[:, None] == identity) | (where @ where.T > 0.95),
     )
+
+
+def draw(rng: np.random.Generator, population: int, most: int) -> np.ndarray:
+    """Different numbers below `population`, at most so many."""
+    return rng.choice(population, min(most, population), replace=False)
 
 
 def _stack(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,7 +35,7 @@ from benchmarks.pocket.heads import (
 )
 from benchmarks.pocket.image_tower import run_tail, tail_layers
 from benchmarks.pocket.settings import Term
-from benchmarks.pocket.student import cosine_schedule
+from benchmarks.pocket.student import cosine_schedule, draw
 from clipsearch.records import Float32Array
 from clipsearch.train.loss import rows_loss
 
@@ -246,11 +246,11 @@ class _Lesson:
         count = len(batch.own)
         ways = np.where(rng.random(count) < 0.7, 0, rng.integers(captions.shape[1], size=count))
         texts = captions[batch.own, ways]
-        others = captions[_draw(rng, len(captions), _CAPTIONS_CONTENDING), 0]
+        others = captions[draw(rng, len(captions), _CAPTIONS_CONTENDING), 0]
         contending = torch.cat([texts, others])
         to_text = _find(images, contending, texts, contending, self._scale)
         self._photos[batch.captioned] = images.detach()
-        rest = _draw(rng, len(self._photos), _PHOTOS_CONTENDING)
+        rest = draw(rng, len(self._photos), _PHOTOS_CONTENDING)
         rest = np.setdiff1d(rest, batch.captioned)
         keys = torch.cat([images, self._photos[rest]])
         about = torch.cat([texts, self._spokesman[rest]])
@@ -275,11 +275,6 @@ class _Lesson:
         keys = self._named_photos.clone()
         self._named_photos[rows] = images.detach()
         return likeness_loss(images, keys, torch.from_numpy(alike), torch.from_numpy(contend))
-
-
-def _draw(rng: np.random.Generator, population: int, most: int) -> np.ndarray:
-    """Different numbers below `population`, at most so many."""
-    return rng.choice(population, min(most, population), replace=False)
 
 
 @torch.no_grad()
