@@ -161,6 +161,7 @@ class Scan:
         self._follow_links = follow_links
         self._skip = skip
         self._mounts_before = mounts_before
+        self._unreadable: set[str] = set()  # the places of `unreadable`, which are asked for often
         self._mount_devices: dict[str, int] = {}  # of the mounts met in this walk
         self._linked_folders: set[tuple[int, int]] = set()
 
@@ -169,8 +170,7 @@ class Scan:
 
         The files known to lie there were not seen, which does not mean that they are gone.
         """
-        places = {place for place, _ in self.unreadable}
-        return "" in places or _lies_in(folder, places)
+        return "" in self._unreadable or _lies_in(folder, self._unreadable)
 
     def __iter__(self) -> Iterator[FoundFolder]:
         # The last entry is the next folder; its path on disk travels along, as joining is dear.
@@ -182,10 +182,10 @@ class Scan:
                 files, folders, rules = self._list(relative, path, rules)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if not relative:
-                    self.unreadable.append((relative, _reason(error)))
+                    self._note(relative, _reason(error))
                 continue  # removed since its parent was listed
             except OSError as error:
-                self.unreadable.append((relative, _reason(error)))
+                self._note(relative, _reason(error))
                 continue
             if device != around:
                 self._mount_devices[relative] = device
@@ -225,7 +225,11 @@ class Scan:
         )
 
     def _note_away(self, folder: str) -> None:
-        self.unreadable.append((folder, "the disk that was mounted there is away"))
+        self._note(folder, "the disk that was mounted there is away")
+
+    def _note(self, place: str, reason: str) -> None:
+        self.unreadable.append((place, reason))
+        self._unreadable.add(place)
 
     def _list(
         self, relative: str, path: str, rules: Exclusions
@@ -256,7 +260,7 @@ class Scan:
                 if why and not (asks and rules.excludes(prefix + name)):
                     # What was found behind it is kept: below it if it is a folder, and if it is
                     # a photo, it is one that cannot be read for now.
-                    self.unreadable.append((prefix + name, why))
+                    self._note(prefix + name, why)
                     files.append(FoundFile(prefix + name, 0, 0, 0, 0))
                 continue
             if entry.is_dir(follow_symlinks=is_link):
