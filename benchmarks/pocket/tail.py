@@ -53,14 +53,10 @@ def taught_sights(teacher: Teacher, corpus: Corpus) -> Sights:
     return tuple(map(teacher.views, (corpus.captioned, corpus.labelled, corpus.mixed)))
 
 
-def own_sights(
-    trunk: nn.Module, head: nn.Module, seen: Activations, *, views: int | None = None
-) -> Sights:
-    """What one trained tower sees in all pictures, or in the first views of photos alone."""
-    kinds = (
-        (seen.captioned, seen.labelled) if views else (seen.captioned, seen.labelled, seen.mixed)
-    )
-    return tuple(see(trunk, head, kind[:views]) for kind in kinds)
+def own_sights(trunk: nn.Module, head: nn.Module, seen: Activations) -> Sights:
+    """What one trained tower sees in all pictures."""
+    kinds = (seen.captioned, seen.labelled, seen.mixed)
+    return tuple(see(trunk, head, views) for views in kinds)
 
 
 def sights_through(head: nn.Module, tower: int, corpus: Corpus) -> Sights:
@@ -107,14 +103,17 @@ def train_tail(
         teacher: what sentences mean, from beginning to end.
         seen: all pictures behind this tower's frozen stages.
         told: what is to be seen in them.
-        begun: what this tower sees in view 0 of the photos to begin with, where that is known.
+        begun: what this tower sees in view 0 of captioned and labelled photos to begin with, where
+            that is known.
     """
     torch.manual_seed(seed)
     trunk, head = copy.deepcopy(trunk).eval(), copy.deepcopy(image_head).eval()
     # With the channels innermost, the backward pass takes half the time.
     trunk.to(memory_format=torch.channels_last)
     lesson = _Lesson(teacher, corpus, term, seen, told, np.random.default_rng(seed))
-    lesson.remember(own_sights(trunk, head, seen, views=1) if begun is None else begun)
+    if begun is None:
+        begun = tuple(see(trunk, head, views[:1]) for views in (seen.captioned, seen.labelled))
+    lesson.remember(begun)
     head.train()
     trunk.requires_grad_(False)
     convolutions = [
@@ -201,7 +200,7 @@ class _Lesson:
 
     def remember(self, begun: Sights) -> None:
         """Every photo's vector, to contend with; kept fresh for the photos of each batch."""
-        self._photos, self._named_photos = (torch.from_numpy(kind[0]) for kind in begun[:2])
+        self._photos, self._named_photos = (torch.from_numpy(kind[0]) for kind in begun)
 
     def draw(self) -> _Batch:
         corpus, term, rng = self._corpus, self._term, self._rng

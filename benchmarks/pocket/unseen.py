@@ -116,18 +116,16 @@ class Fold:
     """Everything trained without some names, in a folder of its own."""
 
     def __init__(self, corpus: Corpus, settings: Settings, work: Path, without: set[str]) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self.without, self._settings, self._work = without, settings, work
         self.run = Run(corpus.without(without), settings, work)
 
     def share_members(self, base: Fold) -> None:
         """Those that know no label at all need no training of their own."""
-        for diet in self._settings.diets:
+        for diet in self.run.settings.diets:
             for seed in () if diet.labelled else diet.seeds:
                 base.run.member(diet, seed)
                 name = f"member-{seed}.pt"
-                with whole(self._work / name) as draft:
-                    shutil.copyfile(base._work / name, draft)
+                with whole(self.run.work / name) as draft:
+                    shutil.copyfile(base.run.work / name, draft)
 
     def learn(self, teacher: Teacher, base: Fold) -> tuple[Any, Any, TextTower]:
         """Trunk and head of the image tower; and the text tower, which goes on from the base's."""
