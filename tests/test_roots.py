@@ -480,6 +480,36 @@ def test_a_folder_filter_relative_to_here_means_here(
 
 
 @needs_posix
+@needs_posix
+def test_a_folder_that_was_indexed_through_a_link_is_known_by_its_own_name_too(
+    library: Library, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(album, target_is_directory=True)
+    library.index([link])
+    monkeypatch.chdir(album / "Private")  # the system then says where that really is
+    inside = library.query("a photo", folders=["."])
+    assert {hit.path for hit in inside} == {
+        str(link / "Private" / name) for name in ("a.jpg", "b.jpg")
+    }
+    assert library.index(["."]).unchanged == 4
+    assert library.index([album / "Private"]).warnings == []
+    assert [root.path for root in library.status().roots] == [str(link)]
+    assert library.remove(["a.jpg"]) == (1, 1)
+    assert "Private/a.jpg" not in known(library)
+
+
+@needs_posix
+def test_a_folder_is_known_through_a_link_to_it(
+    library: Library, album: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "best").symlink_to(album / "Private", target_is_directory=True)
+    library.index([album])
+    assert len(library.query("a photo", folders=[tmp_path / "best"])) == 2
+    library.index([tmp_path / "best"])
+    assert [root.path for root in library.status().roots] == [str(album)]
+
+
 def test_a_folder_may_be_called_like_the_home_of_nobody(
     cli: Cli, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,7 +169,8 @@ class Library:
         Raises:
             UsageError, PhotoFolderError, ModelError, LibraryInTheWay, StorageError.
         """
-        from clipsearch.library.indexing import IndexRun, choose_roots
+        from clipsearch.library.indexing import IndexRun
+        from clipsearch.library.roots import choose_roots
         from clipsearch.store.catalog import Catalog
         from clipsearch.store.lock import writer_lock
 
@@ -439,7 +440,7 @@ class Library:
         Raises:
             NoLibrary, LibraryInTheWay.
         """
-        from clipsearch.library.indexing import left_out_of
+        from clipsearch.library.roots import left_out_of
         from clipsearch.store import ann
         from clipsearch.store.reader import Reader
 

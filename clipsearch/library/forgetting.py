@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import PhotoFolderError
-from clipsearch.library.indexing import is_inside, left_out_of, relative_to, root_of
-from clipsearch.paths import absolute
+from clipsearch.library.roots import as_known, is_inside, left_out_of, relative_to, root_of
 
 if TYPE_CHECKING:
     from clipsearch.store.catalog import Catalog
@@ -44,7 +43,7 @@ def forget(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> tuple[i
     above: dict[int, Root] = {}
     left_out: defaultdict[int, list[str]] = defaultdict(list)
     ids: set[int] = set()
-    for path in dict.fromkeys(map(absolute, paths)):
+    for path in dict.fromkeys(as_known(path, roots) for path in paths):
         known = _known(catalog, roots, path)
         whole.update(root.id for root in known.inside)
         if known.above is not None:

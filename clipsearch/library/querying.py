@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from clipsearch.library.reports import Hit, SearchResult, embed_again
 from clipsearch.paths import absolute
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
-from clipsearch.store.reader import Filter, Model, Reader
+from clipsearch.store.reader import Filter, Model, Reader, Root
 from clipsearch.store.text_cache import TextCache
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def make_filters(
 ) -> list[Filter]:
     """The filters of a query.
 
-    A folder may be absolute or relative to here; one that holds no photo there, and does not begin
-    with a dot, may also be relative to the roots, or to where they lie. What counts is whether the
-    library knows a photo there, not whether the disk is connected.
+    A folder may be absolute or relative to here, also through links; one that holds no photo there,
+    and does not begin with a dot, may also be relative to the roots, or to where they lie. What
+    counts is whether the library knows a photo there, not whether the disk is connected.
 
     Raises:
         UsageError: a folder that holds no photo of the library, or a date that is none.
@@ -67,14 +67,12 @@ def make_filters(
     model = reader.active_model()
     for given in folders:
         folder = os.path.expanduser(os.fspath(given))
-        roots = [] if folder.startswith(".") else [root.path for root in reader.roots()]
         found: list[Filter] = []
-        for starts in ([""], roots, [os.path.dirname(root) for root in roots]):
-            places = dict.fromkeys(absolute(os.path.join(start, folder)) for start in starts)
+        for places in _places(folder, reader.roots()):
             found = [
-                one
-                for one in (Filter("folder", place) for place in places)
-                if model is not None and reader.has_photos_in(model.id, one.value)
+                Filter("folder", place)
+                for place in dict.fromkeys(places)
+                if model is not None and reader.has_photos_in(model.id, place)
             ]
             if found:
                 break
@@ -92,6 +90,17 @@ def make_filters(
         # An argument may hold bytes that are no text; no camera's name does.
         filters.append(Filter("camera", camera.encode("utf-8", "replace").decode()))
     return filters
+
+
+def _places(folder: str, roots: Sequence[Root]) -> Iterator[Iterable[str]]:
+    """Where a folder of that name may lie, the likeliest first."""
+    yield [absolute(folder)]
+    from clipsearch.library.roots import as_known  # which most queries do without
+
+    yield [as_known(folder, roots)]
+    if not folder.startswith("."):
+        for starts in ([root.path for root in roots], [os.path.dirname(r.path) for r in roots]):
+            yield (absolute(os.path.join(start, folder)) for start in starts)
 
 
 def _overlap(one: str, other: str) -> bool:

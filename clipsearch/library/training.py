@@ -163,7 +163,7 @@ def model_in_use(library: Library) -> str:
 
 
 def _refuse_if_all_are_away(library: Library) -> None:
-    from clipsearch.library.indexing import why_unavailable
+    from clipsearch.library.roots import why_unavailable
 
     roots = _roots(library)
     away = [(root.path, why) for root, known in roots if (why := why_unavailable(root.path, known))]
@@ -184,7 +184,7 @@ def can_be_resumed(output: Path) -> bool:
 
 def _photos(library: Library, warn: Callable[[str, str | None], None]) -> Iterator[Path]:
     """What the library's folders hold now, but for what is excluded and for disks that are away."""
-    from clipsearch.library.indexing import scan_root, why_unavailable
+    from clipsearch.library.roots import scan_root, why_unavailable
 
     roots = _roots(library)
     for root, known_files in roots:
