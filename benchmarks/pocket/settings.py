@@ -193,7 +193,7 @@ REHEARSAL = replace(
 ONE_OF_EACH = replace(Settings(), diets=_first(Settings()))
 
 # One member that knows labels and one that does not, one term of the tail, few steps of everything:
-# two towers that can be trained five times, though not for long (unseen.py --towers).
+# an image tower that can be trained five times, though not for long (unseen.py --tower).
 IN_SHORT = replace(
     Settings(),
     views=1,
@@ -206,8 +206,4 @@ IN_SHORT = replace(
     distil_steps=120,
     tail_terms=(Term(7, steps=70, captioned=28, labelled=24, mixed=12, likeness=1.0),),
     consensus=(),
-    student_early_steps=400,
-    student_steps=110,
-    student_paired_batch=192,
-    student_world_batch=192,
 )

@@ -2,12 +2,12 @@
 
 Caltech-101's 93 classes are split in five. Five times, everything is trained without the photos and
 the names of one fifth, and asked for the evaluation photos of just these classes among all 93
-names: first the teacher, with one member of each diet; then, with --towers, an image tower and a
-text tower that learned from it, of the kind that ships. These go the way of `train.py` in short,
-from ImageNet's weights (`settings.IN_SHORT`); what it leaves out are the later terms, in which the
-other towers teach as well, and the whole towers on a GPU. The text towers begin as one, which
-learned without any of the 93 names. ImageNet's classifier keeps its thousand names, some of which
-mean the same: they are words, not photos.
+names: first the teacher, with one member of each diet; then, with --tower, an image tower of the
+kind that ships, which learned from it, beside the teacher's sentences. It goes the way of
+`train.py` in short, from ImageNet's weights (`settings.IN_SHORT`); what is left out are the later
+terms, in which the other towers teach as well, the whole towers on a GPU, and the small text tower:
+one that learned for minutes only does not know the names (trials.md). ImageNet's classifier keeps
+its thousand names, some of which mean the same: they are words, not photos.
 
 --training-photos asks for the training photos of the classes that are left out instead, to choose
 by, and writes nothing.
@@ -20,7 +20,6 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +27,12 @@ import torch
 from benchmarks.pocket.corpus import Corpus, gather
 from benchmarks.pocket.evaluate import RESULTS, setting
 from benchmarks.pocket.files import whole
-from benchmarks.pocket.heads import Teacher, with_coordinate
+from benchmarks.pocket.heads import with_coordinate
 from benchmarks.pocket.image_tower import FeatureReader
 from benchmarks.pocket.photos import Photo, read_tar
 from benchmarks.pocket.sentence_encoder import SentenceEncoder
 from benchmarks.pocket.sentences import fill
 from benchmarks.pocket.settings import IN_SHORT, ONE_OF_EACH, Settings
-from benchmarks.pocket.student import TextTower, embed_all, tokenize
 from benchmarks.pocket.tail import embed_middle
 from benchmarks.pocket.train import Run
 from clipsearch.records import Float16Array, Float32Array
@@ -127,13 +125,6 @@ class Fold:
                 with whole(self.run.work / name) as draft:
                     shutil.copyfile(base.run.work / name, draft)
 
-    def learn(self, teacher: Teacher, base: Fold) -> tuple[Any, Any, TextTower]:
-        """Trunk and head of the image tower; and the text tower, which goes on from the base's."""
-        first = base.run.first_teacher()
-        start = base.run.early_student(first)
-        trunk, head = self.run.tail(teacher)
-        return trunk, head, self.run.second_student(start, first, teacher)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -142,13 +133,13 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="with train/ and labelled-eval/")
     parser.add_argument("--work", type=Path, required=True, help="for caches and checkpoints")
     parser.add_argument("--rendered", type=Path, help="painted scenes to learn from as well")
-    parser.add_argument("--towers", action="store_true", help="train two towers too, in short")
+    parser.add_argument("--tower", action="store_true", help="train an image tower too, in short")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--training-photos", action="store_true", help="to choose by")
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     torch.set_num_threads(2)
-    settings = IN_SHORT if chosen.towers else ONE_OF_EACH
+    settings = IN_SHORT if chosen.tower else ONE_OF_EACH
     corpus = gather(chosen.photos, chosen.rendered, chosen.work, settings)
     exam_tar = (
         chosen.photos / "train" / "labelled-caltech-101.tar"
@@ -156,10 +147,9 @@ def main() -> None:
         else chosen.photos / "labelled-eval" / "caltech101-eval.tar"
     )
     exam = read_exam(read_tar(exam_tar), settings)
-    said = tokenize([fill(TEMPLATE, name) for name in exam.names], settings.context_length)
 
     base = Fold(corpus, settings, chosen.work / "base", set(exam.names))
-    taught, shipped = Marks(), Marks()
+    taught, seen = Marks(), Marks()
     for number in chosen.folds:
         without = set(exam.names[number::FOLDS])
         fold = Fold(corpus, settings, chosen.work / f"fold-{number}", without)
@@ -168,11 +158,9 @@ def main() -> None:
         images = with_coordinate(teacher.images(exam.pooled))
         texts = teacher.hold_back(teacher.texts(exam.vectors))
         fold.run.say(f"fold {number}, teacher: {taught.add(exam, images, texts, without)}")
-        if chosen.towers:
-            trunk, head, student = fold.learn(teacher, base)
-            images = with_coordinate(embed_middle(trunk, head, exam.middle))
-            texts = embed_all(student, said)
-            fold.run.say(f"fold {number}, towers: {shipped.add(exam, images, texts, without)}")
+        if chosen.tower:
+            images = with_coordinate(embed_middle(*fold.run.tail(teacher), exam.middle))
+            fold.run.say(f"fold {number}, image tower: {seen.add(exam, images, texts, without)}")
     if chosen.training_photos or len(chosen.folds) < FOLDS:
         return
     report = {
@@ -182,10 +170,10 @@ def main() -> None:
         "folds": FOLDS,
         "settings": asdict(settings),
         "teacher": taught.facts(),
-        **({"towers": shipped.facts()} if chosen.towers else {}),
+        **({"image_tower": seen.facts()} if chosen.tower else {}),
     }
     chosen.results.mkdir(exist_ok=True)
-    path = chosen.results / "pocket-unseen.json"
+    path = chosen.results / f"pocket-unseen{'-tower' if chosen.tower else ''}.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(path)
 
