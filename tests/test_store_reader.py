@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,21 @@ def test_what_a_query_asks_for_is_looked_up_and_never_found_by_reading_all_vecto
             plan = reader.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
             scans = [detail for *_, detail in plan if detail.startswith("SCAN embedding")]
             assert all("COVERING INDEX" in detail for detail in scans), (statement, scans)
+
+
+def test_a_folder_filter_reads_what_lies_in_the_folder_and_no_more(store: Store) -> None:
+    places = {"2024/a": "A", "2024/summer/b": "B", "2024!": "C"}
+    steps = []
+    for others in (1, 30):
+        store.scan(places | {f"2023/{number}": f"other {number}" for number in range(others)})
+        ticks: list[None] = []
+        with Reader.open(store.folder) as reader:
+            # It returns None, which lets SQLite go on.
+            reader.connection.set_progress_handler(partial(ticks.append, None), 1)
+            rows = reader.rows_matching(store.model.id, [Filter("folder", "/photos/2024")])
+            assert reader.has_photos_in(store.model.id, "/photos/2024")
+            reader.connection.set_progress_handler(None, 1)
+        assert rows is not None
+        assert len(rows) == 2
+        steps.append(len(ticks))
+    assert steps[1] == steps[0]

@@ -138,19 +138,29 @@ class FilterKind(NamedTuple):
     bind: Callable[[Sequence[Root], str], Bindings]
 
 
+# Files of a whole root, of a folder, below that folder: each is one look at an index. An OR of the
+# same conditions would read through all that is known of the root.
+_FILES_IN_FOLDER = (
+    "SELECT photo_id FROM file WHERE root_id = :whole"
+    " UNION ALL SELECT photo_id FROM file WHERE root_id = :root AND folder = :folder"
+    " UNION ALL SELECT photo_id FROM file WHERE root_id = :root"
+    " AND folder >= :first AND folder < :last"
+)
+_NO_FILES: dict[str, object] = dict.fromkeys(("whole", "root", "folder", "first", "last"))
+
+
 def _bind_folder(roots: Sequence[Root], value: str) -> Bindings:
     """A folder is (part of) the roots it contains, and a part of the root that contains it."""
     folder = os.path.abspath(value)
     bindings: Bindings = []
     for root in roots:
         if _is_inside(root.path, folder):
-            bindings.append({"root": root.id, "folder": b"", "first": b"", "last": None})
+            bindings.append(_NO_FILES | {"whole": root.id})
         elif _is_inside(folder, root.path):
             inner = relative_bytes(os.path.relpath(folder, root.path))
             # In bytes, what starts with 'a/' lies from 'a/' up to 'a0': '0' comes after '/'.
-            bindings.append(
-                {"root": root.id, "folder": inner, "first": inner + b"/", "last": inner + b"0"}
-            )
+            below = {"first": inner + b"/", "last": inner + b"0"}
+            bindings.append(_NO_FILES | {"root": root.id, "folder": inner} | below)
     return bindings
 
 
@@ -163,8 +173,7 @@ FILTERS: Mapping[str, FilterKind] = {
     for kind in (
         FilterKind(
             "folder",
-            "photo.id IN (SELECT photo_id FROM file WHERE root_id = :root AND (folder = :folder"
-            " OR folder >= :first AND (:last IS NULL OR folder < :last)))",
+            f"photo.id IN ({_FILES_IN_FOLDER})",
             "in {value}",
             _bind_folder,
         ),
@@ -404,18 +413,14 @@ class Reader:
             folder: absolute.
         """
         for binding in _bind_folder(self.roots(), folder):
-            # Each of these finds its files by one look at an index; the two at once would not.
-            places = ["folder = :folder", "folder >= :first AND folder < :last"]
-            for place in ["TRUE"] if binding["last"] is None else places:
-                if self._one(
-                    # CROSS JOIN: SQLite keeps this order, and stops at the first file.
-                    "SELECT 1 FROM file CROSS JOIN embedding"
-                    " ON embedding.photo_id = file.photo_id AND embedding.model_id = :model"
-                    f" WHERE root_id = :root AND {place}"
-                    " AND file.photo_id NOT IN (SELECT photo_id FROM orphan) LIMIT 1",
-                    {**binding, "model": model_id},
-                ):
-                    return True
+            if self._one(
+                # CROSS JOIN: SQLite keeps this order, and stops at the first file.
+                f"SELECT 1 FROM ({_FILES_IN_FOLDER}) AS inside CROSS JOIN embedding"
+                " ON embedding.photo_id = inside.photo_id AND embedding.model_id = :model"
+                " WHERE inside.photo_id NOT IN (SELECT photo_id FROM orphan) LIMIT 1",
+                {**binding, "model": model_id},
+            ):
+                return True
         return False
 
     def rows_of_digest(self, model_id: int, digest: bytes) -> RowArray:
