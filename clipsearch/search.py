@@ -76,7 +76,8 @@ def combine(parts: Sequence[Part], sample: Float32Array) -> Float32Array:
     if len(parts) == 1 and parts[0].weight > 0:
         return parts[0].vector
     directions = np.stack([part.vector for part in parts])
-    weights = np.array([part.weight for part in parts], dtype=np.float32)
+    weights = np.array([part.weight for part in parts])
+    weights /= np.abs(weights).max()  # only their ratios count, and a float32 ends at 3e38
     if len(sample) > 1:
         spread = (sample @ directions.T).std(axis=0)
         # A library of equal photos has no spread to go by.

@@ -69,6 +69,14 @@ def test_a_negative_part_lowers_what_resembles_it(library_vectors: np.ndarray) -
     assert vector @ unwanted < wanted @ unwanted
 
 
+@pytest.mark.parametrize("size", [1e-50, 1e50])
+def test_only_the_ratio_of_weights_counts(library_vectors: np.ndarray, size: float) -> None:
+    one, other = library_vectors[3], library_vectors[4]
+    huge = combine([Part(one, 2 * size), Part(other, -size)], library_vectors)
+    plain = combine([Part(one, 2.0), Part(other, -1.0)], library_vectors)
+    np.testing.assert_array_equal(huge, plain)
+
+
 def test_parts_that_cancel_out_are_wrong_usage(library_vectors: np.ndarray) -> None:
     part = library_vectors[0]
     with pytest.raises(UsageError, match="cancel"):
