@@ -214,6 +214,18 @@ def test_a_filter_that_leaves_nothing_is_named(cli: Cli, photo_folder: Path) -> 
     assert "2099" in result.stderr
 
 
+def test_a_photo_that_is_alone_behind_a_filter_is_said_to_be_left_out(
+    cli: Cli, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    alone = draw_photo(folder / "alone" / "a.jpg", 1)
+    draw_photo(folder / "b.jpg", 2)
+    cli("index", folder)
+    result = cli("query", "--image", alone, "--in", alone.parent)
+    assert result.stdout == ""
+    assert f"the only one in {alone.parent} is the one you asked with" in result.stderr
+
+
 def test_status_tells_what_there_is(cli: Cli, photo_folder: Path) -> None:
     cli("index", photo_folder)
     shown = cli("status").stdout

@@ -332,13 +332,17 @@ class Query:
         total = self._reader.count_rows(self._model.id)
         if not total:
             return "no photos: the library is empty"
-        if request.filters:
-            phrases = " and ".join(
-                " or ".join(one.phrase for one in request.filters if one.name == name)
-                for name in dict.fromkeys(one.name for one in request.filters)
-            )
+        phrases = " and ".join(
+            " or ".join(one.phrase for one in request.filters if one.name == name)
+            for name in dict.fromkeys(one.name for one in request.filters)
+        )
+        passing = self._reader.rows_matching(self._model.id, request.filters)
+        if passing is not None and not len(passing):
             return f"no photos: none of the {total:,} in the library is {phrases}"
-        return "no photos: the only one there is the one you asked with (--include-self shows it)"
+        return (
+            f"no photos: the only one {phrases or 'there'} is the one you asked with "
+            "(--include-self shows it)"
+        )
 
 
 def _is_not_latin(word: str) -> bool:
