@@ -53,6 +53,19 @@ def test_every_photo_is_its_own_best_hit(library: Library, photo_folder: Path) -
         assert best.score == pytest.approx(1, abs=2e-3)  # float16 storage
 
 
+def test_one_path_or_text_stands_for_a_list_of_one(library: Library, photo_folder: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(photo_folder / "red.png")
+    assert summary(library.index(str(photo_folder), exclude="*.png"))["added"] == 12
+    deeper = photo_folder / "2024"
+    several = library.query("a", k=2, also=["b"], away=["snow"], folders=[deeper])
+    assert library.query("a", k=2, also="b", away="snow", folders=str(deeper)) == several
+    photo = photo_folder / "photo00.jpg"
+    assert library.query(images=photo, k=2) == library.query(images=[photo], k=2)
+    (result,) = library.search_each(["a"], folders=deeper)
+    assert len(result.hits) == 4
+    assert library.remove(str(deeper)) == (4, 4)
+
+
 def test_more_hits_than_there_are_photos_are_all_photos(
     library: Library, photo_folder: Path
 ) -> None:

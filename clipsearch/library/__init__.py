@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipsearch.errors import ModelError, StorageError, UsageError
 from clipsearch.library.reports import (
@@ -53,6 +53,12 @@ __all__ = [
 ]
 
 StrPath = str | os.PathLike[str]
+
+# One may stand for a list of one: a text is a sequence of letters, and `exclude="*.png"` would
+# leave out "*", which is everything.
+Paths = StrPath | Sequence[StrPath]
+Texts = str | Sequence[str]
+_One = TypeVar("_One", str, StrPath)
 
 # `index --watch` looks again after this long, or after twenty times as long as a look takes.
 WATCH_SECONDS = 5.0
@@ -102,7 +108,7 @@ class Library:
 
         Args:
             device: where towers run: auto, cpu, cuda, mps.
-            precision: arithmetic of the towers: auto, fp32, bf16, fp16.
+            precision: arithmetic of the towers: auto, fp32, bf16, fp16, int8.
             threads: processor threads; default: all cores.
         """
         place = default_folder() if folder is None else expanded(folder)
@@ -144,10 +150,10 @@ class Library:
 
     def index(
         self,
-        paths: Sequence[StrPath] = (),
+        paths: Paths = (),
         *,
         model: str | None = None,
-        exclude: Sequence[str] | None = None,
+        exclude: Texts | None = None,
         follow_links: bool | None = None,
         max_megapixels: float | None = None,
         wait: bool = False,
@@ -175,6 +181,8 @@ class Library:
         from clipsearch.store.lock import writer_lock
 
         started = time.perf_counter()
+        paths = _each(paths)
+        exclude = None if exclude is None else _each(exclude)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -337,7 +345,7 @@ class Library:
         """
         for one, several in (("folder", "folders"), ("image", "images")):
             if options.get(one) is not None:
-                options[several] = [*options.get(several, ()), options[one]]
+                options[several] = [*_each(options.get(several, ())), options[one]]
             options.pop(one, None)
         return self.search(text, **options).hits
 
@@ -345,11 +353,11 @@ class Library:
         self,
         text: str = "",
         *,
-        images: Sequence[StrPath] = (),
-        also: Sequence[str] = (),
-        away: Sequence[str] = (),
+        images: Paths = (),
+        also: Texts = (),
+        away: Texts = (),
         k: int = 10,
-        folders: Sequence[StrPath] = (),
+        folders: Paths = (),
         after: str | None = None,
         before: str | None = None,
         camera: str | None = None,
@@ -376,8 +384,9 @@ class Library:
         from clipsearch.search import check_k, parse_words
         from clipsearch.store.reader import Reader
 
-        words = [parse_words(part) for part in ([text] if text.strip() else []) + list(also)]
-        words += [parse_words(part, sign=-1) for part in away]
+        words = [parse_words(part) for part in [*([text] if text.strip() else []), *_each(also)]]
+        words += [parse_words(part, sign=-1) for part in _each(away)]
+        images, folders = _each(images), _each(folders)
         if not words and not images:
             raise UsageError(
                 "nothing to look for",
@@ -400,7 +409,7 @@ class Library:
         texts: Sequence[str],
         *,
         k: int = 10,
-        folders: Sequence[StrPath] = (),
+        folders: Paths = (),
         after: str | None = None,
         before: str | None = None,
         camera: str | None = None,
@@ -427,7 +436,7 @@ class Library:
             parse_words(text)
         with Reader.open(self.folder) as reader:
             filters = make_filters(
-                reader, folders=folders, after=after, before=before, camera=camera
+                reader, folders=_each(folders), after=after, before=before, camera=camera
             )
             request = Request((), (), k, filters, exact, include_self=True)
             yield from Query(self.folder, reader, self._encoder).answer_each(texts, request)
@@ -509,7 +518,7 @@ class Library:
         with writer_lock(self.folder, wait=wait):
             return check.repair(self.folder)
 
-    def remove(self, paths: Sequence[StrPath], *, wait: bool = False) -> tuple[int, int]:
+    def remove(self, paths: Paths, *, wait: bool = False) -> tuple[int, int]:
         """Forget folders or photos; nothing on the disk is touched.
 
         A root is forgotten whole. What lies inside a root is also left out from now on: its
@@ -525,7 +534,7 @@ class Library:
         from clipsearch.store.lock import writer_lock
 
         with writer_lock(self.folder, wait=wait), Catalog.open(self.folder) as catalog:
-            forgotten = forget(catalog, paths)
+            forgotten = forget(catalog, _each(paths))
             self._refresh_index()
         return forgotten
 
@@ -556,6 +565,11 @@ class Library:
             catalog.compact()
             self._refresh_index()
         return before, _bytes_below(self.folder)
+
+
+def _each(given: _One | Sequence[_One]) -> Sequence[_One]:
+    """What was given, as a sequence if it was a single text or path."""
+    return (given,) if isinstance(given, str | os.PathLike) else given
 
 
 def _photos(number: int) -> str:
