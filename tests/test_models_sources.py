@@ -199,6 +199,13 @@ def test_only_a_pulled_or_imported_model_can_be_removed(name: str):
         remove_model(name)
 
 
+def test_what_a_removal_or_an_import_left_half_done_is_no_model(model: Path, kept: Path):
+    for name in (".tiny.4711.removed", ".tiny.4712.draft"):
+        export_model(model, kept / name)
+    import_model(model, "tiny")
+    assert [entry.preset for entry in list_models()][len(PRESETS) :] == ["tiny"]
+
+
 def test_pickled_weights_become_safetensors(model: Path, tmp_path: Path):
     import torch
     from safetensors.torch import load_file

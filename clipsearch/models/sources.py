@@ -166,7 +166,7 @@ def _unknown(name: str) -> ModelError:
 
 def _kept_folders() -> list[Path]:
     try:
-        entries = sorted(models_folder().iterdir())
+        entries = sorted(models_folder().glob("[!.]*"))  # but for drafts and half-removed models
     except OSError:
         return []
     return [entry for entry in entries if (entry / CONFIG_NAME).is_file()]
@@ -268,10 +268,8 @@ def pull(name: str) -> Path:
         ModelError: an unknown name, or a model that needs an extra that is not installed.
         StorageError: it cannot be written.
     """
-    if is_here(name):
-        return find_model(name)
-    if _is_path(name) or not _known_remote(name):
-        return find_model(name)  # raises what is wrong with it
+    if is_here(name) or _is_path(name) or not _known_remote(name):
+        return find_model(name)  # or raise what is wrong with the name
     if name == "pocket":
         raise _unavailable(name, _POCKET)
     preset = BY_NAME.get(name)
