@@ -26,6 +26,11 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(whole if os.path.isabs(whole) else os.path.join(here(), whole))
 
 
+def is_inside(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it; both absolute."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def here() -> str:
     """The folder that this runs in.
 

@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[set[str], set[str], set[str]]] = {
             *("huggingface_hub", "platformdirs", "transformers", "regex"),
         },
     ),
-    "store": ({"locking"}, {"numpy"}, {"sqlalchemy", "faiss"}),
+    "store": ({"locking", "paths"}, {"numpy"}, {"sqlalchemy", "faiss"}),
     "search": ({"store"}, {"numpy"}, set()),
     "train": (
         {"photos", "models", "locking", "paths"},

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import PhotoFolderError
-from clipsearch.library.roots import as_known, is_inside, left_out_of, relative_to, root_of
+from clipsearch.library.roots import as_known, left_out_of, relative_to, root_of
+from clipsearch.paths import is_inside
 
 if TYPE_CHECKING:
     from clipsearch.store.catalog import Catalog

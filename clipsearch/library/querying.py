@@ -15,7 +15,7 @@ from clipsearch import search
 from clipsearch.errors import ModelError, ModelUnavailable, NoLibrary, SkippedPhoto, UsageError
 from clipsearch.library import quiet_blas
 from clipsearch.library.reports import Hit, SearchResult, embed_again
-from clipsearch.paths import absolute
+from clipsearch.paths import absolute, is_inside
 from clipsearch.records import Float32Array, RowArray
 from clipsearch.store import ann
 from clipsearch.store.reader import Filter, Model, Reader, Root
@@ -101,11 +101,6 @@ def _places(folder: str, roots: Sequence[Root]) -> Iterator[Iterable[str]]:
     if not folder.startswith("."):
         for starts in ([root.path for root in roots], [os.path.dirname(r.path) for r in roots]):
             yield (absolute(os.path.join(start, folder)) for start in starts)
-
-
-def _overlap(one: str, other: str) -> bool:
-    shorter, longer = sorted((one, other), key=len)
-    return longer == shorter or longer.startswith(shorter.rstrip(os.sep) + os.sep)
 
 
 class Query:
@@ -310,7 +305,7 @@ class Query:
             files = sorted(
                 zip(place.paths, place.sizes, strict=True),
                 key=lambda file: (
-                    not any(_overlap(file[0], folder) for folder in asked),
+                    not any(is_inside(file[0], folder) for folder in asked),
                     not os.path.exists(file[0]),
                 ),
             )

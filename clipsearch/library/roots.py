@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipsearch.errors import PhotoFolderError, UsageError
-from clipsearch.paths import absolute
+from clipsearch.paths import absolute, is_inside
 from clipsearch.photos.scan import (
     Exclusions,
     Scan,
@@ -192,11 +192,6 @@ def root_of(path: str, roots: Iterable[Root]) -> Root | None:
 def relative_to(path: str, folder: str) -> str:
     """`path` as seen from `folder`, as the catalogue and gitignore write it."""
     return os.path.relpath(path, folder).replace(os.sep, "/")
-
-
-def is_inside(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies below it; both absolute."""
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _check_folder(path: str) -> None:

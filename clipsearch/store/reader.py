@@ -28,6 +28,7 @@ from urllib.parse import quote
 import numpy as np
 
 from clipsearch.errors import LibraryDamaged, NoLibrary, StorageError
+from clipsearch.paths import is_inside
 from clipsearch.records import Fingerprints, Float32Array, PhotoFacts, RowArray
 from clipsearch.store.failures import damaged, translated
 from clipsearch.store.migrations import ROW_BITS, ROW_MASK, VERSION, check_version
@@ -154,9 +155,9 @@ def _bind_folder(roots: Sequence[Root], value: str) -> Bindings:
     folder = os.path.abspath(value)
     bindings: Bindings = []
     for root in roots:
-        if _is_inside(root.path, folder):
+        if is_inside(root.path, folder):
             bindings.append(_NO_FILES | {"whole": root.id})
-        elif _is_inside(folder, root.path):
+        elif is_inside(folder, root.path):
             inner = relative_bytes(os.path.relpath(folder, root.path))
             # In bytes, what starts with 'a/' lies from 'a/' up to 'a0': '0' comes after '/'.
             below = {"first": inner + b"/", "last": inner + b"0"}
@@ -221,10 +222,6 @@ def path_text(path: bytes) -> str:
 def absolute_path(root: bytes, relative: bytes) -> str:
     """Where a file lies, as `os` functions expect it."""
     return os.path.join(path_text(root), path_text(relative).replace("/", os.sep))
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def decode_vectors(blobs: bytes, dim: int) -> Float32Array:
@@ -437,7 +434,7 @@ class Reader:
         """The row of the photo that lies at an absolute path, if it is known."""
         path = os.path.abspath(path)
         for root in self.roots():
-            if path != root.path and _is_inside(path, root.path):
+            if path != root.path and is_inside(path, root.path):
                 inner = relative_bytes(os.path.relpath(path, root.path))
                 row = self._one(
                     "SELECT embedding.key FROM file JOIN embedding USING (photo_id)"
