@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli, draw_photo
 
-from clipsearch.cli.index import show_report
-from clipsearch.library import IndexReport, Library
+from clipsearch.cli.index import show_report, stronger_model_hint
+from clipsearch.library import IndexReport
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_watching_picks_up_new_photos_until_interrupted(
 
 
 def test_the_report_of_index_adds_up_and_puts_first_what_can_be_mended(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     reasons = ["empty", "empty", "cut short", "cut short", "odd", "strange", "weird", "no extra"]
     report = IndexReport(
@@ -302,8 +302,7 @@ def test_the_report_of_index_adds_up_and_puts_first_what_can_be_mended(
         skipped=[(f"{number}.jpg", reason) for number, reason in enumerate(reasons)],
         mendable={"no extra"},
     )
-    library = Library.open(tmp_path)
-    show_report(library, report)
+    show_report(report)
     err = capsys.readouterr().err
     assert (
         "skipped 8 files: 1 no extra; 2 empty; 2 cut short; 1 odd; and 2 for other reasons" in err
@@ -311,13 +310,13 @@ def test_the_report_of_index_adds_up_and_puts_first_what_can_be_mended(
     assert "9 added, 1 copy, 2 re-dated or re-tagged in" in err
     assert "photos/s" not in err
     report.embedded, report.copied, report.photos = 10, 2, 10
-    show_report(library, report)
+    show_report(report)
     err = capsys.readouterr().err
     assert "2 copies" in err
     assert "10 photos/s" in err
-    assert "(about 1 minute here)" in library.stronger_model_hint(report)
+    assert "(about 1 minute here)" in stronger_model_hint(report)
     report.encoding_seconds = 40.0
-    show_report(library, report)
+    show_report(report)
     assert "0.2 photos/s" in capsys.readouterr().err
 
 

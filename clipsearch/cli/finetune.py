@@ -238,7 +238,7 @@ def finetune(
             )
             with progress_display() as show_index:
                 indexed = training.apply(library, report, wait=wait, progress=show_index)
-            show_report(library, indexed)
+            show_report(indexed)
             if indexed.model == str(report.output.absolute()):
                 note(f"the library is searched with {report.output} now")
         else:

@@ -21,7 +21,7 @@ from clipsearch.cli.settings import settings
 from clipsearch.errors import count
 
 if TYPE_CHECKING:
-    from clipsearch.library import IndexReport, Library
+    from clipsearch.library import IndexReport
 
 EXAMPLES = """
 Examples:
@@ -102,7 +102,7 @@ def index(
                         progress=show,
                     )
                 if not watch or report.changed_anything:
-                    show_report(library, report)
+                    show_report(report)
                 if not watch:
                     return
                 if not looked:
@@ -116,7 +116,7 @@ def index(
                 raise
 
 
-def show_report(library: Library, report: IndexReport) -> None:
+def show_report(report: IndexReport) -> None:
     """Tell what a run of `index` found and did, and what it could not do."""
     for root, reason in report.unavailable:
         warning(
@@ -155,7 +155,19 @@ def show_report(library: Library, report: IndexReport) -> None:
         )
     note(f"{count(report.photos, 'photo')} can be searched with {report.model}")
     if report.model == "pocket" and report.embedded and sys.stderr.isatty():
-        note(library.stronger_model_hint(report))
+        note(stronger_model_hint(report))
+
+
+def stronger_model_hint(report: IndexReport) -> str:
+    """How to get a stronger model than pocket, and what it costs for as many photos."""
+    from clipsearch.library.shelf import cost_of
+
+    megabytes, slower = cost_of("default")
+    minutes = max(1, round(report.photos * slower / report.photos_per_second / 60))
+    return (
+        f"a stronger model: `clipsearch models pull default` ({megabytes} MB), then "
+        f"`clipsearch index --model default` (about {count(minutes, 'minute')} here)"
+    )
 
 
 def _reasons(report: IndexReport) -> str:

@@ -318,20 +318,6 @@ class Library:
             if model is not None:
                 ann.refresh(self.folder, reader, model)
 
-    def stronger_model_hint(self, report: IndexReport) -> str:
-        """How to get a stronger model than pocket, and what it costs for this library."""
-        from clipsearch.library.shelf import cost_of
-
-        megabytes, slower = cost_of("default")
-        if not report.photos_per_second:
-            return ""
-        minutes = max(1, round(report.photos * slower / report.photos_per_second / 60))
-        return (
-            f"a stronger model: `clipsearch models pull default` ({megabytes} MB), then "
-            f"`clipsearch index --model default` (about {minutes:,} "
-            f"{'minute' if minutes == 1 else 'minutes'} here)"
-        )
-
     def wait_for_changes(self) -> None:
         """Sleep until it is time for `index --watch` to look again."""
         time.sleep(max(WATCH_SECONDS, 20 * self._last_look_seconds))
