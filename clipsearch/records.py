@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -73,22 +72,3 @@ class Fingerprints:
 
     image: str
     text: str
-
-
-class Encoder(Protocol):
-    """Pixels and words to unit vectors in one space of `dim` dimensions."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def fingerprints(self) -> Fingerprints: ...
-
-    def images(self, pixels: UInt8Array) -> Float32Array:
-        """(B, side, side, 3) uint8 as `models.preprocess` makes them -> (B, dim) unit rows."""
-        ...
-
-    def texts(self, texts: Sequence[str]) -> Float32Array:
-        """B strings -> (B, dim) unit rows."""
-        ...

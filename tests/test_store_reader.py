@@ -345,7 +345,6 @@ def test_what_a_query_asks_for_is_looked_up_and_never_found_by_reading_all_vecto
         reader.vectors(store.model.id, [0, 1])
         reader.places(store.model.id, [0])
         reader.rows_of_digest(store.model.id, digest("A"))
-        reader.row_of_path(store.model.id, "/photos/b")
         for name, value in (("folder", "/photos/2024"), ("after", "2024"), ("camera", "x")):
             reader.rows_matching(store.model.id, [Filter(name, value)])
         reader.connection.set_trace_callback(None)

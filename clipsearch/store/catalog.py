@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 
 __all__ = [
-    "BatchCounts",
     "Catalog",
     "Changes",
     "CompactReport",
@@ -193,9 +192,6 @@ class Changes:
         return Changes(
             *(getattr(self, name.name) + getattr(other, name.name) for name in fields(Changes))
         )
-
-
-BatchCounts = Changes
 
 
 @dataclass(frozen=True, slots=True)

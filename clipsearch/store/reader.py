@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from clipsearch.errors import LibraryDamaged, NoLibrary, StorageError
+from clipsearch.errors import NoLibrary, StorageError
 from clipsearch.paths import is_inside
 from clipsearch.records import Fingerprints, Float32Array, PhotoFacts, RowArray
 from clipsearch.store.failures import damaged, translated
@@ -430,21 +430,6 @@ class Reader:
             )
         )
 
-    def row_of_path(self, model_id: int, path: str) -> int | None:
-        """The row of the photo that lies at an absolute path, if it is known."""
-        path = os.path.abspath(path)
-        for root in self.roots():
-            if path != root.path and is_inside(path, root.path):
-                inner = relative_bytes(os.path.relpath(path, root.path))
-                row = self._one(
-                    "SELECT embedding.key FROM file JOIN embedding USING (photo_id)"
-                    " WHERE root_id = ? AND relative_path = ? AND model_id = ?",
-                    (root.id, inner, model_id),
-                )
-                if row is not None:
-                    return int(row[0]) & ROW_MASK
-        return None
-
     def places(self, model_id: int, rows: RowArray | Sequence[int]) -> dict[int, Place]:
         """The photos of some rows, by row. Rows without a photo are left out."""
         places: dict[int, Place] = {}
@@ -657,7 +642,6 @@ __all__ = [
     "Filter",
     "FilterKind",
     "KnownProblem",
-    "LibraryDamaged",
     "Model",
     "Place",
     "Reader",
