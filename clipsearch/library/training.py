@@ -155,10 +155,12 @@ def index_recall(library: Library) -> dict[str, float] | None:
 
 def model_in_use(library: Library) -> str:
     """The library's active model; for a library yet to come CLIPSEARCH_MODEL, else pocket."""
+    from clipsearch.store.reader import Reader
+
     if library.exists():
-        for model in library.status().models:
-            if model.active:
-                return model.name
+        with Reader.open(library.folder) as reader:
+            if active := reader.active_model():
+                return active.name
     return os.environ.get("CLIPSEARCH_MODEL") or "pocket"
 
 
