@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +83,9 @@ def hoist(arguments: Sequence[str], takes_value: frozenset[str]) -> list[str]:
         elif argument.split("=", 1)[0] in _WITH_VALUE:
             front.append(argument)
             if "=" not in argument:
-                front += [value for value in [next(pending, None)] if value is not None]
+                front += islice(pending, 1)
         elif argument in takes_value:
-            rest.append(argument)
-            rest += [value for value in [next(pending, None)] if value is not None]
+            rest += [argument, *islice(pending, 1)]
         else:
             rest.append(argument)
     return front + rest

@@ -95,13 +95,12 @@ def _check_extra(target: str, config: Mapping[str, Any]) -> None:
 def _save(
     open_clip: Any, model: Any, config: dict[str, Any], folder: Path, *, tokenizer_of: str
 ) -> None:
-    text = dict(config["text_cfg"])
+    text = config["text_cfg"]
     if text.get("hf_tokenizer_name") or text.get("hf_model_name"):
         open_clip.get_tokenizer(tokenizer_of).save_pretrained(folder)
     if text.get("hf_model_name"):
         model.text.config.save_pretrained(folder)  # lets the tower be built offline
-    preprocess = dict(model.visual.preprocess_cfg)
-    content = {"model_cfg": {**config, "text_cfg": text}, "preprocess_cfg": preprocess}
+    content = {"model_cfg": config, "preprocess_cfg": dict(model.visual.preprocess_cfg)}
     (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _save_weights(model, folder / WEIGHTS_NAME)
 
