@@ -287,8 +287,8 @@ class Query:
 
     def _spread_sample(self) -> Float32Array:
         """Vectors of the library, evenly drawn, (n, dim)."""
-        live = self._model.rows
-        wanted = np.unique(np.linspace(0, live - 1, min(live, SPREAD_SAMPLE)).astype(np.int64))
+        rows = self._model.rows
+        wanted = np.unique(np.linspace(0, rows - 1, min(rows, SPREAD_SAMPLE)).astype(np.int64))
         dead = self._reader.tombstones(self._model.id)
         return self._reader.vectors(self._model.id, wanted[~np.isin(wanted, dead)])
 
