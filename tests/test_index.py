@@ -66,6 +66,16 @@ def test_one_path_or_text_stands_for_a_list_of_one(library: Library, photo_folde
     assert library.remove(str(deeper)) == (4, 4)
 
 
+def test_a_weight_is_no_word_of_a_query_among_many_either(
+    library: Library, photo_folder: Path
+) -> None:
+    library.index([photo_folder])
+    (weighted,) = library.search_each(["a lighthouse:2"], k=12)
+    assert [hit.path for hit in weighted.hits] == [
+        hit.path for hit in library.query("a lighthouse:2", k=12)
+    ]
+
+
 def test_more_hits_than_there_are_photos_are_all_photos(
     library: Library, photo_folder: Path
 ) -> None:

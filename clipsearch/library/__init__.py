@@ -404,10 +404,10 @@ class Library:
         """A result for each text, in their order, from one look at the library.
 
         Many texts share the matrix products of the text tower and of the search; the other words
-        mean what they mean to `search`, and weights ("snow:2") are not read: each text is the
+        mean what they mean to `search`. A weight ("snow:2") changes nothing: each text is the
         whole of its query.
 
-        Raises:
+        Raises: when the first result is asked for.
             UsageError: a blank text, or a nonsense weight, number, date or folder.
             NoLibrary, LibraryInTheWay, ModelError.
         """
@@ -418,8 +418,7 @@ class Library:
         check_k(k)
         if not all(text.strip() for text in texts):
             raise UsageError("a query is empty", hint="leave blank lines out")
-        for text in texts:
-            parse_words(text)
+        texts = [parse_words(text).text for text in texts]
         with Reader.open(self.folder) as reader:
             filters = make_filters(
                 reader, folders=_each(folders), after=after, before=before, camera=camera
