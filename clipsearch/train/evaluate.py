@@ -150,7 +150,7 @@ def evaluate_retrieval(
     encoder: LocalEncoder,
     *,
     captions: CaptionRule = "all",
-    photos_folder: Path | None = None,
+    photos_folder: Path | str | None = None,
     progress: Progress | None = None,
 ) -> RetrievalFigures:
     """Recall@1, 5, 10, median rank and mean reciprocal rank on a pairs file, both directions.

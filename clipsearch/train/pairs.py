@@ -99,7 +99,7 @@ class Pairs:
     left_out: list[LeftOut]
 
 
-def read_pairs(source: Path | str, *, photos_folder: Path | None = None) -> Pairs:
+def read_pairs(source: Path | str, *, photos_folder: Path | str | None = None) -> Pairs:
     """Read pairs in any of the forms above.
 
     Args:
@@ -109,13 +109,14 @@ def read_pairs(source: Path | str, *, photos_folder: Path | None = None) -> Pair
         TrainingDataError: not there, unreadable, of no known form, or with the wrong columns.
     """
     shards = _existing(source)
-    if photos_folder is not None and not photos_folder.is_dir():
+    base = None if photos_folder is None else expanded(photos_folder)
+    if base is not None and not base.is_dir():
         raise TrainingDataError(
             f"--photos {photos_folder}: there is no such folder",
             hint="name the folder that the paths in PAIRS are relative to",
         )
     left_out: list[LeftOut] = []
-    pairs = _collect(str(source), _all_records(shards, photos_folder, left_out), left_out)
+    pairs = _collect(str(source), _all_records(shards, base, left_out), left_out)
     if not pairs.photos:
         why = f" ({pairs.left_out[0].reason})" if pairs.left_out else ""
         raise TrainingDataError(f"{source} holds no captioned photo{why}", hint=HOW_TO_MAKE_PAIRS)

@@ -20,6 +20,7 @@ from clipsearch.locking import LockHeld, take_lock
 from clipsearch.models.config import CONFIG_NAME
 from clipsearch.models.fingerprints import fingerprints
 from clipsearch.models.sources import find_model
+from clipsearch.paths import expanded
 from clipsearch.train.curves import draw_curves
 from clipsearch.train.inputs import (
     Examples,
@@ -66,11 +67,11 @@ _DRIFT_PHOTOS = 500
 def finetune(
     pairs: Path | str | None,
     *,
-    output: Path,
+    output: Path | str,
     model: str | Path = "pocket",
     settings: Settings | None = None,
     guard: Path | str | None = None,
-    photos_folder: Path | None = None,
+    photos_folder: Path | str | None = None,
     library_photos: Iterable[Path] = (),
     from_scratch: str | None = None,
     resume: bool = False,
@@ -105,6 +106,7 @@ def finetune(
         StorageError: the disk is full.
     """
     settings = settings or Settings()
+    output = expanded(output)
     say = say or (lambda text: None)
     _check_output(output, resume)
     if pairs is None:
