@@ -43,6 +43,7 @@ OTHERS = (
     "query --help",
     "query -h",
     "query sea -k many",
+    "query sea -k " + 5000 * "1",
     "query sea -k -1",
     "query sea -k",
     "query sea -k3",

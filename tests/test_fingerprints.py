@@ -18,6 +18,7 @@ from clipsearch.errors import ModelError
 from clipsearch.models import fingerprints
 from clipsearch.models.config import read_config
 from clipsearch.models.fingerprints import compute_fingerprints
+from clipsearch.models.weights import WeightsFile
 
 POCKET = Path(__file__).resolve().parent.parent / "clipsearch" / "models" / "pocket"
 
@@ -148,6 +149,23 @@ def test_a_cut_off_weights_file_is_refused(changed):
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ModelError, match="cut off"):
         fingerprints(copy)
+
+
+@pytest.mark.parametrize(
+    ("header", "match"),
+    [
+        (b"7", "not a whole safetensors file"),
+        (
+            b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}',
+            "a is not as large as its shape says",
+        ),
+    ],
+)
+def test_a_damaged_weights_file_is_refused(tmp_path, header, match):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ModelError, match=match):
+        WeightsFile(file).float32("a")
 
 
 @pytest.mark.skipif(

@@ -41,7 +41,7 @@ def plain_query(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]] |
             if word in _SEVERAL:
                 asked.setdefault(_SEVERAL[word], []).append(value)
             elif word == "-k":
-                if not (value.isascii() and value.isdecimal()):
+                if not (value.isascii() and value.isdecimal() and len(value) < 10):
                     return None
                 asked["k"] = int(value)
             elif word == "--library":

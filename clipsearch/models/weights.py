@@ -8,6 +8,7 @@ package keeps views into the file, and bfloat16, which numpy does not know, in o
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ class WeightsFile:
                 )
                 for name, entry in header.items()
             }
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(str(error)) from error
         if any(place.end > len(self._bytes) for place in places.values()):
             raise self._damaged("it is cut off")
@@ -93,7 +94,9 @@ class WeightsFile:
         if place.dtype not in _DTYPES:
             raise ModelError(f"{self.path}: tensors of type {place.dtype} are not supported")
         dtype = np.dtype(_DTYPES[place.dtype])
-        count = (place.end - place.start) // dtype.itemsize
+        count = math.prod(place.shape)
+        if place.end - place.start != count * dtype.itemsize:
+            raise self._damaged(f"{name} is not as large as its shape says")
         flat = np.frombuffer(self._bytes, dtype, count, offset=place.start)
         return flat.reshape(place.shape)
 

@@ -72,10 +72,11 @@ class PhotoSource:
         if self.member is None:
             yield self.path
             return
-        with self.path.open("rb") as archive, tempfile.NamedTemporaryFile(delete=False) as copy:
-            archive.seek(self.offset)
-            copy.write(archive.read(self.size))
+        copy = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
         try:
+            with copy, self.path.open("rb") as archive:
+                archive.seek(self.offset)
+                copy.write(archive.read(self.size))
             yield Path(copy.name)
         finally:
             Path(copy.name).unlink()
