@@ -19,7 +19,7 @@ import numpy as np
 from clipsearch.errors import LibraryDamaged, count
 from clipsearch.records import Fingerprints
 from clipsearch.store import ann
-from clipsearch.store.failures import translated
+from clipsearch.store.failures import PUT_BACK, translated
 from clipsearch.store.migrations import ROW_BITS, ROW_MASK
 from clipsearch.store.reader import (
     CATALOG_NAME,
@@ -114,7 +114,7 @@ def check(
     return findings
 
 
-_RESTORE = "put a copy of catalog.sqlite back, or move the folder away and index again"
+_RESTORE = f"{PUT_BACK}; or move the folder away and index again"
 
 
 def _check_sqlite(connection: sqlite3.Connection) -> Iterator[Finding]:

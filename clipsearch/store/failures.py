@@ -18,6 +18,9 @@ from clipsearch.errors import (
 
 UNCHANGED = "the library is as it was after the last batch"
 
+# A run that was killed leaves its log there, and SQLite reads it into whatever catalogue it finds.
+PUT_BACK = "put a copy of catalog.sqlite back, and take catalog.sqlite-wal away if there is one"
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SPARE_BYTES = 1 << 28
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -27,7 +30,7 @@ def damaged(folder: Path, what: str) -> LibraryDamaged:
     """The catalogue of `folder` cannot be trusted; `what` says why."""
     return LibraryDamaged(
         f"the catalogue in {folder} is damaged ({what})",
-        hint="put a copy of catalog.sqlite back, or move the folder away and index again",
+        hint=f"{PUT_BACK}; or move the folder away and index again",
     )
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from clipsearch.errors import NoLibrary, StorageError
 from clipsearch.paths import is_inside
 from clipsearch.records import Fingerprints, Float32Array, PhotoFacts, RowArray
-from clipsearch.store.failures import damaged, translated
+from clipsearch.store.failures import PUT_BACK, damaged, translated
 from clipsearch.store.migrations import ROW_BITS, ROW_MASK, VERSION, check_version
 
 CATALOG_NAME = "catalog.sqlite"
@@ -273,8 +273,8 @@ class Reader:
                 if version == 0:
                     raise NoLibrary(
                         f"the library in {folder} was begun but holds nothing yet",
-                        hint="fill it with `clipsearch index ~/Pictures`; if it held photos, put "
-                        f"a copy of {CATALOG_NAME} back",
+                        hint="fill it with `clipsearch index ~/Pictures`; if it held photos, "
+                        f"{PUT_BACK}",
                     )
                 if version < VERSION:
                     raise StorageError(
