@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from store_kit import delete_rows, fill
 
 from clipsearch.errors import UsageError
+from clipsearch.library.querying import Query
 from clipsearch.search import Part, Words, combine, date_bound, parse_words
+from clipsearch.store.reader import Reader
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -61,6 +66,17 @@ def test_parts_are_standardised_so_that_a_picture_does_not_drown_words(
     standardised = ((scores - scores.mean(axis=0)) / scores.std(axis=0)).sum(axis=1)
     assert np.array_equal(np.argsort(library_vectors @ vector), np.argsort(standardised))
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+
+
+def test_how_far_scores_spread_is_learned_from_the_photos_that_are_left(
+    tmp_path: Path, library_vectors: np.ndarray
+) -> None:
+    fill(tmp_path, np.concatenate([library_vectors] * 4))
+    delete_rows(tmp_path, [row for row in range(2000) if row % 97])
+    with Reader.open(tmp_path) as reader:
+        sample = Query(tmp_path, reader, pytest.fail)._spread_sample()
+        left = reader.vectors(1, range(0, 2000, 97))
+    assert np.array_equal(sample, left)
 
 
 def test_a_negative_part_lowers_what_resembles_it(library_vectors: np.ndarray) -> None:

@@ -287,10 +287,13 @@ class Query:
 
     def _spread_sample(self) -> Float32Array:
         """Vectors of the library, evenly drawn, (n, dim)."""
-        rows = self._model.rows
-        wanted = np.unique(np.linspace(0, rows - 1, min(rows, SPREAD_SAMPLE)).astype(np.int64))
         dead = self._reader.tombstones(self._model.id)
-        return self._reader.vectors(self._model.id, wanted[~np.isin(wanted, dead)])
+        live = self._model.rows - len(dead)
+        places = np.linspace(0, live - 1, min(live, SPREAD_SAMPLE)).astype(np.int64)
+        # Counted among the live rows: of a library that shrank, most may be dead. As many lie
+        # before the n-th live one as have n or fewer live ones before them.
+        skipped = np.searchsorted(dead - np.arange(len(dead)), places, side="right")
+        return self._reader.vectors(self._model.id, places + skipped)
 
     def _hits(
         self, ranked: Sequence[Sequence[tuple[float, int]]], filters: Sequence[Filter]
