@@ -93,6 +93,19 @@ def test_a_query_photo_and_its_copies_are_left_out(library: Library, photo_folde
     assert not {hit.path for hit in hits} & {str(photo), str(photo_folder / "copy.jpg")}
 
 
+def test_a_folder_that_holds_the_query_photo_alone_is_not_called_empty(
+    library: Library, photo_folder: Path
+) -> None:
+    (photo_folder / "alone").mkdir()
+    photo = (photo_folder / "photo00.jpg").rename(photo_folder / "alone" / "photo.jpg")
+    library.index([photo_folder])
+    alone = library.search(images=[photo], folders=[photo.parent])
+    assert alone.hits == []
+    assert alone.why_nothing.startswith("no photos: the only one there is the one you asked with")
+    late = library.search(images=[photo], folders=[photo.parent], after="2024")
+    assert late.why_nothing.startswith("no photos: none of the 12 in the library is in")
+
+
 def test_a_hit_has_the_size_of_the_file_that_it_names(library: Library, photo_folder: Path) -> None:
     photo = photo_folder / "photo00.jpg"
     content = photo.read_bytes()
