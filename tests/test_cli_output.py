@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import Cli, draw_photo
 
+from clipsearch.cli.hits import Format, print_hits
 from clipsearch.cli.index import show_report, stronger_model_hint
-from clipsearch.library import IndexReport
+from clipsearch.library import Hit, IndexReport
+from clipsearch.records import PhotoFacts
 
 
 @pytest.fixture
@@ -141,6 +143,17 @@ def test_a_name_that_is_no_text_comes_out_as_it_is_on_disk(cli: Cli, odd_photo: 
     (hit,) = json.loads(cli("query", "x", "--format", "json").stdout)
     assert os.fsencode(hit["path"]) == os.fsencode(odd_photo)
     assert cli("query", "x", "-0").stdout == f"{odd_photo}\0"
+
+
+def test_csv_is_read_as_it_was_meant_whatever_the_names(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    paths = ["a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a,"b".jpg', "\rb.jpg", "plain.jpg"]
+    hits = [Hit(0.5, path, 1, (), PhotoFacts(2, 3, "JPEG"), 4) for path in paths]
+    print_hits(hits, format=Format.csv, nul=False)
+    written = capfdbinary.readouterr().out.decode()
+    assert [row["path"] for row in csv.DictReader(io.StringIO(written, newline=""))] == paths
+    assert "plain.jpg,2,3,JPEG,4,,,,,\n" in written
 
 
 def on_terminal(*arguments: str) -> str:

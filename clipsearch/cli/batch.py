@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipsearch.cli.hits import CSV_COLUMNS, Format, check_form
+from clipsearch.cli.hits import CSV_COLUMNS, Format, check_form, csv_text
 from clipsearch.cli.output import note, table, warning, write, write_json, write_text
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError, count
@@ -104,17 +102,11 @@ def _record(query: str, hits: Sequence[Hit]) -> dict[str, Any]:
 
 
 def _print_csv(answers: Iterable[_Answer]) -> None:
-    lines = io.StringIO()
-    writer = csv.DictWriter(
-        lines, ("query", *CSV_COLUMNS), extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
+    columns = ("query", *CSV_COLUMNS)
+    write(csv_text((), columns, headed=True))
     for query, hits in answers:
-        writer.writerows({"query": query, **hit.as_dict()} for hit in hits)
-        write(lines.getvalue())
-        lines.seek(0)
-        lines.truncate()
-    write(lines.getvalue())
+        rows = ({"query": query, **hit.as_dict()} for hit in hits)
+        write(csv_text(rows, columns, headed=False))
 
 
 _PRINTERS: Mapping[Format, Callable[[Iterable[_Answer]], None]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -127,15 +127,31 @@ CSV_COLUMNS = (
 )
 
 
-def _print_csv(hits: Sequence[Hit]) -> None:
-    import csv
-    import io
+class _Lines(list[str]):
+    """What `csv` writes, with line feeds alone at the ends.
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(hit.as_dict() for hit in hits)
-    write(text.getvalue())
+    It quotes a carriage return, which a file's name may hold and readers would end the row at, only
+    where that is part of the terminator (up to Python 3.12).
+    """
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
+def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str], *, headed: bool) -> str:
+    """Rows as CSV, below a line of headings if need be; what is no column is left out."""
+    import csv
+
+    lines = _Lines()
+    writer = csv.DictWriter(lines, columns, extrasaction="ignore", lineterminator="\r\n")
+    if headed:
+        writer.writeheader()
+    writer.writerows(rows)
+    return "".join(lines)
+
+
+def _print_csv(hits: Sequence[Hit]) -> None:
+    write(csv_text((hit.as_dict() for hit in hits), CSV_COLUMNS, headed=True))
 
 
 _PRINTERS: Mapping[Format, Callable[[Sequence[Hit]], None]] = {
