@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_kit import FINGERPRINTS, Store, clustered, fill
+from store_kit import FINGERPRINTS, Store, clustered, delete_rows, fill
 
 from clipsearch.errors import NoLibrary
+from clipsearch.library import Library
 from clipsearch.store import ann
 from clipsearch.store.catalog import Catalog
 from clipsearch.store.check import check, repair
@@ -184,6 +185,14 @@ def test_an_index_is_made_anew_when_its_vectors_are_dropped(tmp_path: Path) -> N
     assert {finding.kind for finding in check(tmp_path)} >= {"vectors"}
     repair(tmp_path)
     assert check(tmp_path) == []
+
+
+def test_an_index_that_outlived_nearly_all_its_photos_can_be_checked(tmp_path: Path) -> None:
+    fill(tmp_path, clustered(300, 1, 16)[0])
+    Library.open(tmp_path).compact(search="lists")
+    for left in (30, 0):  # and the run is killed before the index is brought up to date
+        delete_rows(tmp_path, range(300 - left))
+        assert check(tmp_path, look_for_photos=False) == []
 
 
 def test_photos_missing_on_disk_are_told_but_not_those_of_absent_roots(tmp_path: Path) -> None:
