@@ -343,6 +343,21 @@ def test_a_switch_of_models_leaves_the_old_one_answering_until_it_is_complete(
     assert len(library.query("a photo", k=50)) == 12
 
 
+def test_new_photos_of_an_unfinished_switch_are_said_not_to_be_found_yet(
+    library: Library, photo_folder: Path, other_model: Path, tmp_path: Path
+) -> None:
+    library.index([photo_folder])
+    photo_folder.rename(tmp_path / "away")
+    new = draw_photo(tmp_path / "new" / "new.jpg", 99)
+    report = library.index([new.parent], model=str(other_model))
+    assert (report.photos, report.model) == (12, "pocket")
+    message, hint = report.warnings[1]
+    assert message.startswith("1 photo has no vector of pocket and cannot be found")
+    assert "`clipsearch index`" in (hint or "")
+    assert library.index().photos == 13
+    assert str(new) in {hit.path for hit in library.query("a photo", k=50)}
+
+
 def made_with_an_older_model(library: Library) -> None:
     """As if the program, or the model's directory, had been renewed since the last run."""
     with sqlite3.connect(library.folder / "catalog.sqlite") as catalog:

@@ -288,6 +288,14 @@ class Library:
                     _way_on(f"clipsearch index --model {target.name}", missing, run.unreadable),
                 )
             )
+            if unseen := catalog.count_missing(active.id):  # those that this run found
+                report.warnings.append(
+                    (
+                        f"{_photos(unseen)} no vector of {active.name} and cannot be found as long "
+                        "as it answers",
+                        "`clipsearch index` makes that, too",
+                    )
+                )
             return
         catalog.activate(target.id)
         if missing:
