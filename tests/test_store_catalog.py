@@ -41,6 +41,17 @@ def rows_by_path(store: Store) -> dict[str, int | None]:
         }
 
 
+def test_a_year_of_watching_leaves_no_gigabyte_of_scans(store: Store) -> None:
+    store.catalog._driver().execute(
+        "WITH RECURSIVE look (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM look WHERE id < 5000)"
+        " INSERT INTO scan (id, started) SELECT id, 0 FROM look"
+    )
+    store.scan({"a": "A"})
+    assert store.catalog._read("SELECT min(id), max(id) FROM scan") == [(4002, 5001)]
+    store.scan({})
+    assert rows_by_path(store) == {}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [

@@ -70,6 +70,9 @@ __all__ = [
 _CHUNK = 500
 _FACTS = tuple(each.name for each in fields(PhotoFacts))
 
+# `index --watch` makes one every few seconds: all of them would be a gigabyte after a year.
+_KEPT_SCANS = 1000
+
 # Facts that mean something only together; the first of each says whether a file tells them.
 _TOLD_TOGETHER = (
     ("taken_at", "taken_offset_minutes"),
@@ -503,7 +506,10 @@ class Catalog:
             started = connection.execute(self._tables.scan.insert().values(started=time.time()))
             key = started.inserted_primary_key
             assert key is not None
-            return int(key[0])
+            scan_id = int(key[0])
+            scan = self._tables.scan
+            connection.execute(scan.delete().where(scan.c.id <= scan_id - _KEPT_SCANS))
+            return scan_id
 
     def finish_scan(self, scan_id: int, counts: Mapping[str, int]) -> None:
         """End a run: photos that lie nowhere any more go, with their vectors, for good.
