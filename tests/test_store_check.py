@@ -215,5 +215,8 @@ def test_photos_missing_on_disk_are_told_but_not_those_of_absent_roots(tmp_path:
     assert check(store.folder, look_for_photos=False) == []
     (photos / "a").unlink()  # an empty folder: a disk that is not mounted
     assert check(store.folder) == []
+    (photos / ".keep").touch()  # which some keep a mount point by
+    assert check(store.folder) == []
+    (photos / ".keep").unlink()
     photos.rmdir()
     assert check(store.folder) == []

@@ -248,8 +248,8 @@ def _missing_photos(connection: sqlite3.Connection) -> Iterator[Finding]:
         path = absolute_path(root, b"")
         try:
             with os.scandir(path) as entries:
-                if next(entries, None) is None:
-                    continue  # the mount point of a disk that is not there
+                if all(entry.name.startswith(".") for entry in entries):
+                    continue  # the mount point of a disk that is not there; `index` takes it so too
         except OSError:
             continue
         for (relative,) in connection.execute(
