@@ -331,6 +331,27 @@ def test_a_text_cache_that_does_not_work_is_no_error(tmp_path: Path) -> None:
     assert cache.get("m", "f", "sea") is None
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE text SET vector = zeroblob(32)",
+        "UPDATE text SET vector = 'snow'",
+        "UPDATE text SET vector = x'0000'",
+        "UPDATE model SET files = '[]'",
+    ],
+)
+def test_what_is_no_text_vector_any_more_is_made_anew(tmp_path: Path, damage: str) -> None:
+    cache = TextCache(tmp_path)
+    cache.put("m", "f", "snow", vector_of("snow"), {})
+    with sqlite3.connect(tmp_path / "cache" / "texts.sqlite") as other:
+        other.execute(damage)
+    other.close()
+    assert cache.get("m", "f", "snow") is None
+    assert cache.vectors("f", 2).shape in {(0, 0), (1, 8)}
+    cache.put("m", "f", "snow", vector_of("snow"), {})
+    assert cache.get("m", "f", "snow") is not None
+
+
 def test_what_a_query_asks_for_is_looked_up_and_never_found_by_reading_all_vectors(
     store: Store,
 ) -> None:

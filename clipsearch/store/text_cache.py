@@ -23,6 +23,9 @@ from clipsearch.records import Float32Array, file_stamp
 # 4,096 vectors of 512 dimensions are 8 MB.
 KEPT_VECTORS = 4096
 
+# What reading a file raises that holds anything.
+_DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, AttributeError)
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS text (
     fingerprint TEXT NOT NULL,
@@ -79,8 +82,8 @@ class TextCache:
                             "UPDATE text SET used = ? WHERE fingerprint = ? AND text = ?",
                             (newest + 1, fingerprint, text),
                         )
-                return np.frombuffer(vector, dtype="<f4").astype(np.float32)
-        except (sqlite3.Error, OSError, ValueError):
+                return _unit_vector(vector)
+        except _DAMAGE:
             return None
 
     def put(
@@ -128,10 +131,8 @@ class TextCache:
                     "SELECT vector FROM text WHERE fingerprint = ? ORDER BY used DESC LIMIT ?",
                     (fingerprint, limit),
                 ).fetchall()
-            return np.stack([np.frombuffer(vector, dtype="<f4") for (vector,) in rows]).astype(
-                np.float32
-            )
-        except (sqlite3.Error, OSError, ValueError):
+            return np.stack([_unit_vector(vector) for (vector,) in rows])
+        except _DAMAGE:
             return np.empty((0, 0), dtype=np.float32)
 
     @contextmanager
@@ -146,3 +147,11 @@ class TextCache:
                 connection.executescript(_SCHEMA)
             with connection:
                 yield connection
+
+
+def _unit_vector(content: bytes) -> Float32Array:
+    """The (dim,) unit vector in the cache; ValueError where a power cut left something else."""
+    vector = np.frombuffer(content, dtype="<f4").astype(np.float32)
+    if not abs(float(vector @ vector) - 1) < 1e-3:  # float32 rounding is 1e-6; NaN too
+        raise ValueError("no unit vector")
+    return vector
