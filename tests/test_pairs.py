@@ -395,6 +395,15 @@ def test_a_batch_has_each_photo_and_each_caption_once(tmp_path: Path) -> None:
     assert all(np.array_equal(a.photos, b.photos) for a, b in zip(batches, again, strict=True))
 
 
+def test_photos_of_a_few_captions_all_take_part_in_an_epoch(tmp_path: Path) -> None:
+    """Forty photos of four people: batches can have four photos only, whatever size is wished."""
+    for number in range(40):
+        noise_photo(tmp_path / f"{number}.png", number)
+    examples = many(tmp_path, [f"{number}.png,person {number % 4}" for number in range(40)])
+    batches = epoch_batches(examples, np.arange(40), 32, 0, seed=0)
+    assert sorted(np.concatenate([batch.photos for batch in batches])) == list(range(40))
+
+
 def test_captions_that_differ_in_form_only_are_equal() -> None:
     assert normalise_caption("  A red\tBall. ") == normalise_caption("a red ball")
     assert normalise_caption("a red ball") != normalise_caption("a red box")

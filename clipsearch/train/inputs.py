@@ -271,8 +271,8 @@ def epoch_batches(
     """All photos once, in batches in which no photo and no caption occurs twice.
 
     A photo's captions are drawn in turn, one an epoch, from a start of its own. Where captions
-    repeat too much for full batches the last ones are shorter; what fits in none of at least half
-    the size waits for another epoch.
+    repeat too much for full batches these are shorter; what fits in none of at least half the
+    first one's size waits for another epoch.
     """
     order = np.random.default_rng([seed, 2, epoch]).permutation(photos)
     first_turn = np.random.default_rng([seed, 3]).integers(0, 1 << 30, len(examples))
@@ -295,7 +295,8 @@ def epoch_batches(
                 said.add(words)
                 rows.append(row)
         waiting.extendleft(reversed(clashing))
-        if len(rows) < 2 or (batches and 2 * len(rows) < size):
+        # The first is as large as they get: fewer captions than `size` must not cost photos.
+        if len(rows) < 2 or (batches and 2 * len(rows) < len(batches[0].photos)):
             break
         batch = np.array(rows, dtype=np.int64)
         batches.append(Batch(batch, drawn[batch]))
