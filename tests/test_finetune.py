@@ -304,6 +304,19 @@ def test_from_scratch_starts_at_the_published_temperature(pairs: Path, tmp_path:
     load_towers(tmp_path / "run", device="cpu")
 
 
+def test_epochs_in_which_all_photos_have_the_same_caption_teach_nothing(
+    base: Path, tmp_path: Path
+) -> None:
+    table = tiny_pairs(tmp_path / "mine", 24)
+    rows = "".join(f"{number:03}.png,a photo\n" for number in range(24))
+    table.write_text(f"filepath,caption\n{rows}003.png,a dog\n")
+    settings = changed(validation=2, test=2, epochs=3)  # 003's other caption comes in the second
+    report = run(table, tmp_path / "run", base, settings)
+    assert report.steps == 1
+    with pytest.raises(TrainingDataError, match="in no epoch"):
+        run(table, tmp_path / "none", base, changed(validation=2, test=2, epochs=1))
+
+
 def test_ema_and_early_stopping(base: Path, pairs: Path, tmp_path: Path) -> None:
     settings = changed(epochs=30, ema=0.5, patience=2, learning_rate=0.0)
     report = run(pairs, tmp_path / "run", base, settings)

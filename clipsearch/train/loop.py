@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipsearch.errors import ClipsearchError
+from clipsearch.errors import ClipsearchError, TrainingDataError
 from clipsearch.records import Float32Array
 from clipsearch.train.gradcache import Inputs, Objective, backward, pairs_that_fit
 from clipsearch.train.inputs import Batch, Examples, Split, epoch_batches
@@ -212,6 +212,7 @@ def train(
         resume: go on from the last state, if there is one.
     Raises:
         ClipsearchError: the loss or a gradient is no number any more; the last state is good.
+        TrainingDataError: not one batch can be made.
         UsageError: resuming what was begun with other settings, data or base model.
         StorageError: the disk is full.
     """
@@ -239,6 +240,11 @@ def train(
     anchor = Anchor(towers, settings) if anchored else None
     first_step = [0, *accumulate(len(batches_of(epoch)) for epoch in range(settings.epochs))]
     steps = first_step[-1]
+    if not steps:
+        raise TrainingDataError(
+            "in no epoch do two photos have unlike captions: there is nothing to tell apart",
+            hint="captions should say what makes each photo different, or train more `--epochs`",
+        )
     states, state = folder / "state", RunState()
     if resume and (states / LAST).exists():
         state = run.load(states / LAST, identity)
@@ -249,7 +255,8 @@ def train(
             states.mkdir(parents=True, exist_ok=True)
         log = MetricsLog(folder, state.step)
     if not state.micro_batch:
-        batch = batches_of(0)[0]
+        # Captions that are drawn in turn may all be the same in one epoch, which has no batch then.
+        batch = next(batch for epoch in range(settings.epochs) for batch in batches_of(epoch))
         share = max(1, len(batch.photos) // world)
         state.micro_batch = settings.micro_batch or min(
             share, pairs_that_fit(towers, feed.inputs(batch, 0), precision, _memory(device))
