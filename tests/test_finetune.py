@@ -304,6 +304,14 @@ def test_from_scratch_starts_at_the_published_temperature(pairs: Path, tmp_path:
     load_towers(tmp_path / "run", device="cpu")
 
 
+def test_captions_are_seen_to_be_cut_whatever_their_letters(base: Path) -> None:
+    towers = load_towers(base, device="cpu")  # of 16 tokens
+    captions = ["狗在草地上奔跑", "a red ball", "a " * 15, "a " * 14]
+    tokens, cut = towers.tokenise(captions)
+    assert cut == [0, 2]
+    assert [int(row[-1]) != 0 for row in tokens] == [True, False, True, True]
+
+
 def test_epochs_in_which_all_photos_have_the_same_caption_teach_nothing(
     base: Path, tmp_path: Path
 ) -> None:

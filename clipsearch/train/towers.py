@@ -66,8 +66,8 @@ class Towers:
         """(C, L) int64 tokens, and the indices of the captions that do not fit into L."""
         tokens = self.tokenizer(list(captions)).numpy().astype(np.int64)
         length = tokens.shape[1]
-        # No word has fewer letters than tokens, so short captions need no second look.
-        long = [i for i, caption in enumerate(captions) if len(caption) + 2 > length]
+        # No text has more tokens than bytes, so short captions need no second look.
+        long = [i for i, caption in enumerate(captions) if len(caption.encode()) + 2 > length]
         return tokens, [i for i in long if self._length(captions[i]) > length]
 
     def _length(self, caption: str) -> int:
