@@ -81,6 +81,19 @@ def test_every_text_form_gives_the_same_pairs(folder: Path, name: str, text: str
     assert captions_by_photo(folder / name) == EXPECTED
 
 
+def test_what_is_no_text_is_no_caption(folder: Path) -> None:
+    said = [None, "a red ball", {"raw": "a ball"}, "half a smile \ud83d"]
+    (folder / "p.jsonl").write_text(json.dumps({"image": "a.png", "captions": said}))
+    notes = [{"image_id": 7, "caption": caption} for caption in said]
+    coco = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": notes}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    for name in ("p.jsonl", "coco.json"):
+        assert captions_by_photo(folder / name) == {"a.png": ["a red ball", "half a smile ?"]}
+        reasons = [item.reason for item in read_pairs(folder / name).left_out]
+        assert reasons == ["a caption that is no text"] * 2
+    assert load(folder / "p.jsonl").captions == ["a red ball", "half a smile ?"]
+
+
 def test_a_folder_with_text_files_beside_its_photos(folder: Path) -> None:
     (folder / "a.txt").write_text("a red ball\na ball\n")
     (folder / "b.txt").write_text("a blue box")

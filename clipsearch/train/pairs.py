@@ -303,7 +303,7 @@ def _from_json_lines(path: Path, base: Path, left_out: list[LeftOut]) -> Iterato
                 left_out.append(LeftOut(place, "no photo is named ('image')"))
                 continue
             source = PhotoSource(base / record[names[0]])
-            yield CaptionedPhoto(source, _captions(record), _label(record))
+            yield CaptionedPhoto(source, _captions(record, place, left_out), _label(record))
 
 
 def _from_coco(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:
@@ -315,7 +315,8 @@ def _from_coco(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Capt
         }
         for note in content["annotations"]:
             if note["image_id"] in photos:
-                photos[note["image_id"]].captions.append(str(note["caption"]))
+                said = _texts([note["caption"]], f"{path}: image {note['image_id']}", left_out)
+                photos[note["image_id"]].captions += said
             else:
                 missing = f"{path}: image {note['image_id']}"
                 left_out.append(LeftOut(missing, "a caption of a photo that is not listed"))
@@ -378,10 +379,11 @@ def _from_tar(path: Path, left_out: list[LeftOut]) -> Iterator[CaptionedPhoto]:
                     left_out.append(LeftOut(f"{path}: {key}", "no .jpg, .png or .webp"))
                     continue
                 record: Mapping[str, Any] = {}
+                captions: list[str] = []
                 if ".json" in members:
-                    text = _text(archive, members[".json"], path)
-                    record = _json_object(text, f"{path}: {members['.json'].name}")
-                captions = _captions(record)
+                    place = f"{path}: {members['.json'].name}"
+                    record = _json_object(_text(archive, members[".json"], path), place)
+                    captions = _captions(record, place, left_out)
                 if ".txt" in members:
                     captions = [_text(archive, members[".txt"], path).strip(), *captions]
                 source = PhotoSource(path, photo.name, photo.offset_data, photo.size)
@@ -425,14 +427,24 @@ def _json_object(text: str, place: str) -> dict[str, Any]:
     return record
 
 
-def _captions(record: Mapping[str, Any]) -> list[str]:
+def _captions(record: Mapping[str, Any], place: str, left_out: list[LeftOut]) -> list[str]:
     for name in CAPTION_COLUMNS:
         value = record.get(name)
-        if isinstance(value, str):
-            return [value]
-        if isinstance(value, list):
-            return [str(caption) for caption in value]
+        if isinstance(value, str | list):
+            return _texts([value] if isinstance(value, str) else value, place, left_out)
     return []
+
+
+def _texts(values: Iterable[Any], place: str, left_out: list[LeftOut]) -> list[str]:
+    """Those that are texts: the words 'None' or '{' would be learned like any others."""
+    texts = []
+    for value in values:
+        if isinstance(value, str):
+            # JSON may hold half a character ("\\ud83d"), which no tokenizer takes.
+            texts.append(value.encode("utf-8", "replace").decode())
+        else:
+            left_out.append(LeftOut(place, "a caption that is no text"))
+    return texts
 
 
 def _label(record: Mapping[str, Any]) -> str | None:
