@@ -170,7 +170,7 @@ def load_examples(
                 progress(min(start + 256, len(pairs.photos)), len(pairs.photos))
 
     if not photos:
-        raise no_photo_can_be_read(len(pairs.photos), left_out[:1])
+        raise no_photo_can_be_read(len(pairs.photos), left_out[-1:])
     captions = [caption for photo in photos for caption in photo.captions]
     tokens, cut = tokenise(captions)
     notes = []
