@@ -194,7 +194,9 @@ def test_a_tars_member_that_cannot_be_read_is_named(
 
 def test_the_reason_why_no_photo_can_be_read_is_that_of_a_photo(folder: Path) -> None:
     (folder / "p.csv").write_text("filepath,caption\ngone.png,a ball\ngone.png,a ball\n")
-    with pytest.raises(TrainingDataError, match=r"the only photo cannot be read: \S*gone") as caught:
+    with pytest.raises(
+        TrainingDataError, match=r"the only photo cannot be read: \S*gone"
+    ) as caught:
         load(folder / "p.csv")
     assert "twice" not in str(caught.value)
 

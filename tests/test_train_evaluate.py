@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,29 @@ def test_a_probe_learns_colours_from_frozen_vectors(encoder: LocalEncoder, class
     assert found.linear >= found.few_shot[1]
     again = evaluate_probe(classes, encoder)
     assert again == found
+
+
+def test_a_photo_counts_once_however_often_it_is_there(
+    encoder: LocalEncoder, classes: Path, tmp_path: Path
+) -> None:
+    """A row for each caption, and copies: else a probe is tested with what taught it."""
+    photos = sorted(classes.glob("*/*.png"))
+    shutil.copyfile(photos[0], tmp_path / "copy.png")
+    rows = [f"{p},{say},{p.parent.name}" for p in photos for say in ("one", "two")]
+    extra = [f"{tmp_path / 'copy.png'},One!,{photos[0].parent.name}", f"{photos[-1]},,other"]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["filepath,caption,label", *rows, *extra]))
+    plain, tabled = (evaluate_probe(source, encoder) for source in (classes, table))
+    assert (tabled.photos, tabled.classes) == (48, 6)
+    assert tabled.linear == plain.linear
+    reasons = ["the same photo as another file", "it is 'yellow_thing' already"]
+    assert [item.reason for item in tabled.left_out] == reasons
+
+    found = evaluate_retrieval(table, encoder)
+    assert found.photos == found.metrics.image_to_text.queries == 48
+    assert found.metrics.text_to_image.queries == 96
+    first = evaluate_retrieval(table, encoder, captions="first")
+    assert first.metrics.text_to_image.queries == 48
 
 
 def test_the_linear_fit_reaches_the_optimum() -> None:

@@ -16,9 +16,15 @@ from clipsearch.errors import SkippedPhoto, TrainingDataError, count
 from clipsearch.models.encoder import LocalEncoder
 from clipsearch.models.torchvision_shim import import_open_clip
 from clipsearch.records import Float32Array
-from clipsearch.train.inputs import no_photo_can_be_read, read_picture
+from clipsearch.train.inputs import A_COPY, no_photo_can_be_read, read_picture
 from clipsearch.train.metrics import IntArray, PairRetrieval, retrieval_metrics
-from clipsearch.train.pairs import LeftOut, PhotoSource, read_labelled, read_pairs
+from clipsearch.train.pairs import (
+    LeftOut,
+    PhotoSource,
+    normalise_caption,
+    read_labelled,
+    read_pairs,
+)
 from clipsearch.train.taught import taught_photos
 
 CaptionRule = Literal["all", "first"]
@@ -163,16 +169,19 @@ def evaluate_retrieval(
     """
     described = read_pairs(pairs, photos_folder=photos_folder)
     left_out = list(described.left_out)
-    vectors, kept, taught = embed_photos(
+    vectors, rows, taught = embed_photos(
         [photo.source for photo in described.photos], encoder, left_out, progress
     )
-    texts: list[str] = []
-    owners: list[int] = []
-    for row, number in enumerate(kept):
-        said = described.photos[number].captions
-        said = said if captions == "all" else said[:1]
-        texts += said
-        owners += [row] * len(said)
+    said: list[dict[str, str]] = [{} for _ in vectors]
+    for number, row in rows.items():
+        if said[row]:
+            left_out.append(LeftOut(described.photos[number].source.name, A_COPY))
+        for caption in described.photos[number].captions:
+            said[row].setdefault(normalise_caption(caption), caption)
+    last = None if captions == "all" else 1
+    texts_of = [list(of_photo.values())[:last] for of_photo in said]
+    texts = [text for of_photo in texts_of for text in of_photo]
+    owners = [row for row, of_photo in enumerate(texts_of) for _ in of_photo]
     rule = (
         "all captions: each seeks its one photo; a photo finds if any one of its captions is found"
         if captions == "all"
@@ -254,15 +263,19 @@ def embed_photos(
     encoder: LocalEncoder,
     left_out: list[LeftOut],
     progress: Progress | None = None,
-) -> tuple[Float32Array, list[int], int]:
-    """Vectors of the photos that can be read, their places in `sources`, how many are not new.
+) -> tuple[Float32Array, dict[int, int], int]:
+    """Vectors of the photos that can be read, each once, and how many of them are not new.
 
     Not new are those that the model learned from.
 
+    Returns:
+        (N, D) vectors; for the places in `sources` of what can be read the row of each, which
+        copies of a photo share; how many rows are not new.
     Raises:
         TrainingDataError: none can.
     """
-    kept: list[int] = []
+    rows: dict[int, int] = {}
+    seen: dict[bytes, int] = {}
     blocks: list[Float32Array] = []
     taught, known = 0, taught_photos(encoder.folder)
     size = encoder.batch_size
@@ -275,16 +288,18 @@ def embed_photos(
             except SkippedPhoto as error:
                 left_out.append(LeftOut(source.name, error.reason))
                 continue
-            pixels.append(encoder.preprocess.pixels(image))
-            kept.append(number)
-            taught += digest in known
+            if digest not in seen:
+                seen[digest] = len(seen)
+                pixels.append(encoder.preprocess.pixels(image))
+                taught += digest in known
+            rows[number] = seen[digest]
         if pixels:
             blocks.append(encoder.images(np.stack(pixels)))
         if progress:
             progress(min(start + size, len(sources)), len(sources))
     if not blocks:
         raise no_photo_can_be_read(len(sources), left_out[-1:])
-    return np.concatenate(blocks), kept, taught
+    return np.concatenate(blocks), rows, taught
 
 
 def class_vectors(
@@ -364,8 +379,16 @@ def _labelled_vectors(
 ) -> tuple[Float32Array, int, IntArray, list[str], list[LeftOut]]:
     photos, left_out = read_labelled(labelled)
     sources = [source for source, _ in photos]
-    vectors, kept, taught = embed_photos(sources, encoder, left_out, progress)
-    words = [photos[number][1] for number in kept]
+    vectors, rows, taught = embed_photos(sources, encoder, left_out, progress)
+    # A copy must not test what the photo itself has taught, so each photo has one row and class.
+    shown: dict[int, str] = {}
+    for number, row in rows.items():
+        label = photos[number][1]
+        if row in shown:
+            reason = A_COPY if shown[row] == label else f"it is {shown[row]!r} already"
+            left_out.append(LeftOut(sources[number].name, reason))
+        shown.setdefault(row, label)
+    words = [shown[row] for row in range(len(vectors))]
     names = sorted(set(words))
     if len(names) < 2:
         raise TrainingDataError(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clipsearch.models.preprocess import Preprocess
 
 FEWEST_PHOTOS = 10
+A_COPY = "the same photo as another file"
 _PIXELS_IN_MEMORY = 2 << 30
 _NEAR_HASH_BITS = 6  # of 64
 _NEAR_GREY_LEVELS = 10.0  # of 255, on 8 x 8 colour thumbnails
@@ -160,7 +161,7 @@ def load_examples(
                 elif result[1].digest in seen:
                     first = photos[seen[result[1].digest]]
                     first.captions += [c for c in photo.captions if c not in first.captions]
-                    left_out.append(LeftOut(photo.source.name, "the same photo as another file"))
+                    left_out.append(LeftOut(photo.source.name, A_COPY))
                 else:
                     seen[result[1].digest] = len(photos)
                     pixels[len(photos)] = result[0]

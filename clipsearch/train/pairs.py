@@ -146,7 +146,7 @@ def carried_pairs(photos: Iterable[Path]) -> Pairs:
 
 
 def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], list[LeftOut]]:
-    """Photos with the class each shows, and what was left out.
+    """Photos with the class each shows, each once, and what was left out.
 
     Args:
         source: a folder of class folders (underscores in a name are spaces), or a CSV, JSON lines
@@ -179,7 +179,7 @@ def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], li
             f"{source} holds no labelled photo",
             hint="name a folder with a folder for each class, or a CSV with filepath,label",
         )
-    return photos, left_out
+    return list(dict.fromkeys(photos)), left_out  # a table has a row for each caption
 
 
 def _existing(source: Path | str) -> list[Path]:
