@@ -70,6 +70,18 @@ def test_a_model_that_gives_one_vector_for_everything_finds_nothing() -> None:
     assert metrics.image_to_text.median_rank == 150
 
 
+def test_a_photo_finds_its_caption_in_another_that_says_the_same() -> None:
+    """Three photos, two of them 'a dog': their captions' vectors cannot but be equal."""
+    vectors = np.eye(3, dtype=np.float32)
+    texts = vectors[[0, 0, 2, 1]]  # 'a dog', 'a dog', 'a cat', 'two dogs'
+    said = np.array([5, 5, 0, 1])
+    for known, hits in ((None, 1 / 3), (said, 2 / 3)):
+        found = retrieval_metrics(vectors, texts, [0, 1, 2, 2], said=known)
+        assert found.image_to_text.recall[1] == pytest.approx(hits)
+        # Photo 2 has 'two dogs' too; photo 1 looks like that, and misses its own.
+        assert found.text_to_image.recall[1] == pytest.approx(2 / 4)
+
+
 def test_perfect_vectors_find_everything_first() -> None:
     metrics = retrieval_metrics(
         np.eye(12, dtype=np.float32), np.eye(12, dtype=np.float32), range(12)

@@ -182,12 +182,13 @@ def evaluate_retrieval(
     texts_of = [list(of_photo.values())[:last] for of_photo in said]
     texts = [text for of_photo in texts_of for text in of_photo]
     owners = [row for row, of_photo in enumerate(texts_of) for _ in of_photo]
+    alike = np.unique([normalise_caption(text) for text in texts], return_inverse=True)[1]
     rule = (
         "all captions: each seeks its one photo; a photo finds if any one of its captions is found"
         if captions == "all"
         else "the first caption of each photo alone"
     )
-    metrics = retrieval_metrics(vectors, encoder.texts(texts), owners)
+    metrics = retrieval_metrics(vectors, encoder.texts(texts), owners, said=alike)
     return RetrievalFigures(encoder.name, len(vectors), taught, rule, metrics, left_out)
 
 

@@ -146,7 +146,7 @@ class Feed:
             texts = self._towers.project_texts(self.text_features[captions])
         else:
             texts = self._towers.embed_tokens(self._examples.tokens[captions])
-        return Vectors(images, texts, owners)
+        return Vectors(images, texts, owners, self._examples.caption_ids[captions])
 
 
 class Anchor:

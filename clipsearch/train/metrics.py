@@ -48,6 +48,7 @@ def retrieval_metrics(
     text_embeddings: Float32Array,
     photo_of_text: Sequence[int] | IntArray,
     *,
+    said: IntArray | None = None,
     ks: Sequence[int] = (1, 5, 10),
 ) -> PairRetrieval:
     """Retrieval both ways: each caption seeks its one photo; each photo any one of its captions.
@@ -56,15 +57,15 @@ def retrieval_metrics(
         image_embeddings: (N, D) unit rows, one a photo.
         text_embeddings: (M, D) unit rows, one a caption.
         photo_of_text: (M,) the row of each caption's photo.
+        said: (M,) equal for captions that say the same: a photo finds its own in any of them.
     Raises:
         TrainingDataError: a photo without a caption, or vectors that are not finite.
     """
     photos = np.arange(len(image_embeddings), dtype=np.int64)
     owners = np.asarray(photo_of_text, dtype=np.int64)
-    return PairRetrieval(
-        summarise(ranks(text_embeddings, image_embeddings, owners, photos), len(photos), ks),
-        summarise(ranks(image_embeddings, text_embeddings, photos, owners), len(owners), ks),
-    )
+    by_text = ranks(text_embeddings, image_embeddings, owners, photos)
+    by_photo = ranks(image_embeddings, text_embeddings, photos, owners, alike=said)
+    return PairRetrieval(summarise(by_text, len(photos), ks), summarise(by_photo, len(owners), ks))
 
 
 def ranks(
@@ -73,6 +74,7 @@ def ranks(
     query_groups: IntArray,
     key_groups: IntArray,
     *,
+    alike: IntArray | None = None,
     chunk: int = 1024,
 ) -> IntArray:
     """The rank (1 is best) of each query's best right key; right means: of the query's group.
@@ -83,6 +85,7 @@ def ranks(
     Args:
         queries: (Q, D), keys: (N, D), float32 rows.
         query_groups: (Q,), key_groups: (N,) int64.
+        alike: (N,) int64, not negative; keys of the same number are right together.
     """
     if not (np.isfinite(queries).all() and np.isfinite(keys).all()):
         raise TrainingDataError("the model gives vectors that are not finite numbers")
@@ -93,6 +96,11 @@ def ranks(
         rows = slice(start, start + chunk)
         scores = queries[rows] @ keys.T
         right = query_groups[rows, None] == key_groups
+        if alike is not None:
+            wanted = np.zeros((len(right), int(alike.max()) + 1), dtype=bool)
+            query, key = np.nonzero(right)
+            wanted[query, alike[key]] = True
+            right = wanted[:, alike]
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
         found[rows] = 1 + np.count_nonzero(~right & (scores >= best - TIE), axis=1)
     return found

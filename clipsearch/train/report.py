@@ -25,14 +25,15 @@ _SURE = 1.64
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Unit vectors of a pool of photos, of its captions, and whose caption each is."""
+    """Unit vectors of a pool of photos, of its captions, whose each is and which say the same."""
 
     images: Float32Array
     texts: Float32Array
     owners: IntArray
+    said: IntArray | None = None
 
     def retrieval(self) -> PairRetrieval:
-        return retrieval_metrics(self.images, self.texts, self.owners)
+        return retrieval_metrics(self.images, self.texts, self.owners, said=self.said)
 
     def reciprocal_ranks(self) -> Float32Array:
         """(N,) of each photo: the mean of 1 / rank over the searches with its captions."""
