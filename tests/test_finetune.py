@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_a_run_lists_the_photos_that_its_model_learned_from(base: Path, tmp_path
     first = run(mine, tmp_path / "first", base, changed(epochs=1, wise_ft=False))
     judged = set(map(digest_photo, mine.parent.glob("*.png"))) - taught_photos(first.output)
     assert len(judged) == first.photos["test"] == 5
+    told: list[str] = []
+    run(mine, tmp_path / "again", first.output, changed(epochs=1, seed=1),
+        warn=lambda message, hint: told.append(message))  # fmt: skip
+    assert re.fullmatch(
+        "the base model was taught with [1-5] of the 5 photos that judge.*", told[0]
+    )
     other = tiny_pairs(tmp_path / "other", 24, seed=5)
     nothing = run(other, tmp_path / "same", first.output, changed(epochs=1, learning_rate=0.0))
     assert nothing.alpha == 0

@@ -47,6 +47,7 @@ from clipsearch.train.report import (
 )
 from clipsearch.train.settings import Settings
 from clipsearch.train.states import LAST, read_metrics
+from clipsearch.train.taught import taught_photos
 from clipsearch.train.towers import (
     State,
     Towers,
@@ -148,6 +149,14 @@ def finetune(
         split = split_photos(
             examples, validation=settings.validation, test=settings.test, seed=settings.seed
         )
+        known = taught_photos(folder) if folder else set()
+        told = sum(examples.photo_digests[row] in known for row in split.test)
+        if told and leader and warn:
+            warn(
+                f"the base model was taught with {told:,} of the {len(split.test):,} photos that"
+                " judge: its figures flatter it, and a gain may not show",
+                "name with `--model` the model that it was tuned from, to learn all pairs at once",
+            )
         guarded = None if general is None else _load(general, towers, strict=False)
         album = _album(library_photos, towers) if leader else None
 
