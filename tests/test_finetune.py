@@ -252,6 +252,13 @@ def test_wise_ft_heeds_the_guard(base: Path, pairs: Path, tmp_path: Path) -> Non
         assert kept["guard_points_lost"] + kept["guard_error"] <= 0
 
 
+def test_one_guard_photo_is_too_few(base: Path, pairs: Path, tmp_path: Path) -> None:
+    guard = pairs.with_name("guard.csv")
+    guard.write_text("\n".join(pairs.read_text().splitlines()[:2]))
+    with pytest.raises(TrainingDataError, match="one photo only"):
+        run(pairs, tmp_path / "run", base, guard=guard)
+
+
 def test_hits_and_reciprocal_ranks_are_those_of_each_photos_captions() -> None:
     images = np.eye(3, dtype=np.float32)
     said = np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 1, 0.5], [0, 0.5, 1]], dtype=np.float32)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clipsearch.errors import SkippedPhoto, UsageError
+from clipsearch.errors import SkippedPhoto, TrainingDataError, UsageError
 from clipsearch.locking import LockHeld, take_lock
 from clipsearch.models.config import CONFIG_NAME
 from clipsearch.models.fingerprints import fingerprints
@@ -158,6 +158,11 @@ def finetune(
                 "name with `--model` the model that it was tuned from, to learn all pairs at once",
             )
         guarded = None if general is None else _load(general, towers, strict=False)
+        if guarded is not None and len(guarded) < 2:
+            raise TrainingDataError(
+                f"{guard} has one photo only: half of the guard photos choose and half judge",
+                hint="bring two guard photos at least; a thousand tell more",
+            )
         album = _album(library_photos, towers) if leader else None
 
         # What the base model can do.
