@@ -94,6 +94,14 @@ def test_what_is_no_text_is_no_caption(folder: Path) -> None:
     assert load(folder / "p.jsonl").captions == ["a red ball", "half a smile ?"]
 
 
+def test_a_label_may_stand_in_any_row_of_its_photo(folder: Path) -> None:
+    rows = ("a.png,a red ball,", "a.png,a ball,ball", "b.png,a blue box,box", "b.png,a box,crate")
+    (folder / "p.csv").write_text("\n".join(("filepath,caption,label", *rows)))
+    pairs = read_pairs(folder / "p.csv")
+    assert [photo.label for photo in pairs.photos] == ["ball", "box"]
+    assert pairs.left_out == [LeftOut(str(folder / "b.png"), "a second label")]
+
+
 def test_a_folder_with_text_files_beside_its_photos(folder: Path) -> None:
     (folder / "a.txt").write_text("a red ball\na ball\n")
     (folder / "b.txt").write_text("a blue box")

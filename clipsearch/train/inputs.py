@@ -161,6 +161,7 @@ def load_examples(
                 elif result[1].digest in seen:
                     first = photos[seen[result[1].digest]]
                     first.captions += [c for c in photo.captions if c not in first.captions]
+                    first.label = first.label or photo.label
                     left_out.append(LeftOut(photo.source.name, A_COPY))
                 else:
                     seen[result[1].digest] = len(photos)

@@ -458,6 +458,10 @@ def _collect(origin: str, records: Iterable[CaptionedPhoto], left_out: list[Left
     for record in records:
         name = record.source.name
         photo = photos.setdefault(name, CaptionedPhoto(record.source, [], record.label))
+        if photo.label is None:
+            photo.label = record.label
+        elif record.label not in (None, photo.label):
+            left_out.append(LeftOut(name, "a second label"))
         said = {normalise_caption(caption) for caption in photo.captions}
         for caption in record.captions:
             words = normalise_caption(caption)
