@@ -215,6 +215,11 @@ def test_temperature_is_fixed_or_learned_and_capped(towers: Towers) -> None:
     assert towers.model.logit_scale.exp().item() == pytest.approx(100)
 
 
+def test_a_temperature_that_training_would_not_keep_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--temperature must be from 0\.01 to 1, not 5"):
+        Settings(temperature=5)
+
+
 def test_siglip_is_chosen_for_a_model_with_a_bias(tmp_path: Path) -> None:
     siglip = new_towers(str(tiny_config(tmp_path, init_logit_bias=-10.0)), device="cpu")
     assert prepare(siglip, Settings(method="full"), 100, scratch=False).siglip

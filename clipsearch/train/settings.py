@@ -97,7 +97,7 @@ class Settings:
             "layer_decay": (1e-3, 1),
             "lora_rank": (1, 4096),
             "lora_alpha": (1e-6, math.inf),
-            "temperature": (0.01, 100),
+            "temperature": (0.01, 1),  # what clamp_scale leaves
             "batch_size": (2, math.inf),
             "micro_batch": (1, math.inf),
             "epochs": (1, math.inf),
