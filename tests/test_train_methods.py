@@ -220,6 +220,11 @@ def test_a_temperature_that_training_would_not_keep_is_refused() -> None:
         Settings(temperature=5)
 
 
+def test_a_learning_rate_of_nothing_is_not_the_methods_own(towers: Towers) -> None:
+    plan = prepare(towers, Settings(method="text", learning_rate=0), 100, scratch=False)
+    assert plan.learning_rate == 0
+
+
 def test_siglip_is_chosen_for_a_model_with_a_bias(tmp_path: Path) -> None:
     siglip = new_towers(str(tiny_config(tmp_path, init_logit_bias=-10.0)), device="cpu")
     assert prepare(siglip, Settings(method="full"), 100, scratch=False).siglip

@@ -143,7 +143,9 @@ def prepare(towers: Towers, settings: Settings, photos: int, *, scratch: bool) -
     return Plan(
         method="scratch" if scratch else method,
         reason=reason,
-        learning_rate=settings.learning_rate or _LEARNING_RATES["scratch" if scratch else method],
+        learning_rate=_LEARNING_RATES["scratch" if scratch else method]
+        if settings.learning_rate is None
+        else settings.learning_rate,
         trains_image=trains_image,
         trains_text=trains_text,
         siglip=siglip,
