@@ -52,7 +52,11 @@ def evaluate(
     ] = "all",
     photos: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=given.path, help="What paths in PAIRS are relative to."),
+        typer.Option(
+            metavar="DIR",
+            parser=given.path,
+            help="What paths in PAIRS or a table of LABELLED are relative to.",
+        ),
     ] = None,
     classes: Annotated[
         str | None,

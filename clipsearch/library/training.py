@@ -131,9 +131,13 @@ def evaluate(
                 )
             )
         if classes is not None:
-            figures.append(evaluate_zero_shot(classes, encoder, progress=progress))
+            figures.append(
+                evaluate_zero_shot(classes, encoder, photos_folder=photos_folder, progress=progress)
+            )
         if probe is not None:
-            figures.append(evaluate_probe(probe, encoder, progress=progress))
+            figures.append(
+                evaluate_probe(probe, encoder, photos_folder=photos_folder, progress=progress)
+            )
     return figures
 
 

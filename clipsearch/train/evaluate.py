@@ -193,7 +193,11 @@ def evaluate_retrieval(
 
 
 def evaluate_zero_shot(
-    labelled: Path | str, encoder: LocalEncoder, *, progress: Progress | None = None
+    labelled: Path | str,
+    encoder: LocalEncoder,
+    *,
+    photos_folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> ZeroShotFigures:
     """Accuracy of naming each photo's class by the nearest class name.
 
@@ -202,7 +206,9 @@ def evaluate_zero_shot(
     Raises:
         TrainingDataError: fewer than two classes, or no photo can be read.
     """
-    vectors, taught, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
+    vectors, taught, labels, names, left_out = _labelled_vectors(
+        labelled, encoder, photos_folder, progress
+    )
     templates = import_open_clip().OPENAI_IMAGENET_TEMPLATES
     single = class_vectors(names, [SINGLE_TEMPLATE.format], encoder)
     ensemble = class_vectors(names, templates, encoder)
@@ -223,6 +229,7 @@ def evaluate_probe(
     *,
     shots: Sequence[int] = SHOTS,
     seed: int = 0,
+    photos_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> ProbeFigures:
     """Accuracy of linear classifiers on frozen image vectors: half of each class teaches them.
@@ -230,7 +237,9 @@ def evaluate_probe(
     Raises:
         TrainingDataError: fewer than two classes, or a class with a single photo.
     """
-    vectors, taught, labels, names, left_out = _labelled_vectors(labelled, encoder, progress)
+    vectors, taught, labels, names, left_out = _labelled_vectors(
+        labelled, encoder, photos_folder, progress
+    )
     counts = np.bincount(labels, minlength=len(names))
     if counts.min() < 2:
         raise TrainingDataError(
@@ -376,9 +385,12 @@ def _draw(labels: IntArray, counts: Sequence[int], generator: np.random.Generato
 
 
 def _labelled_vectors(
-    labelled: Path | str, encoder: LocalEncoder, progress: Progress | None
+    labelled: Path | str,
+    encoder: LocalEncoder,
+    photos_folder: Path | None,
+    progress: Progress | None,
 ) -> tuple[Float32Array, int, IntArray, list[str], list[LeftOut]]:
-    photos, left_out = read_labelled(labelled)
+    photos, left_out = read_labelled(labelled, photos_folder=photos_folder)
     sources = [source for source, _ in photos]
     vectors, rows, taught = embed_photos(sources, encoder, left_out, progress)
     # A copy must not test what the photo itself has taught, so each photo has one row and class.

@@ -109,13 +109,8 @@ def read_pairs(source: Path | str, *, photos_folder: Path | str | None = None) -
     Raises:
         TrainingDataError: not there, unreadable, of no known form, or with the wrong columns.
     """
-    shards = _existing(source)
     base = None if photos_folder is None else expanded(photos_folder)
-    if base is not None and not base.is_dir():
-        raise TrainingDataError(
-            f"--photos {photos_folder}: there is no such folder",
-            hint="name the folder that the paths in PAIRS are relative to",
-        )
+    shards = _existing(source, base)
     left_out: list[LeftOut] = []
     pairs = _collect(str(source), _all_records(shards, base, left_out), left_out)
     if not pairs.photos:
@@ -145,18 +140,21 @@ def carried_pairs(photos: Iterable[Path]) -> Pairs:
     return pairs
 
 
-def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], list[LeftOut]]:
+def read_labelled(
+    source: Path | str, *, photos_folder: Path | None = None
+) -> tuple[list[tuple[PhotoSource, str]], list[LeftOut]]:
     """Photos with the class each shows, each once, and what was left out.
 
     Args:
         source: a folder of class folders (underscores in a name are spaces), or a CSV, JSON lines
             or tar that names a `label`.
+        photos_folder: what relative paths in a table are relative to; default: its own folder.
     Raises:
         TrainingDataError: not there, unreadable, or without labels.
     """
     from clipsearch.photos.scan import scan_folder
 
-    shards = _existing(source)
+    shards = _existing(source, photos_folder)
     left_out: list[LeftOut] = []
     if len(shards) == 1 and shards[0].is_dir():
         folder = shards[0]
@@ -169,7 +167,7 @@ def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], li
         photos = [(photo, label.replace("_", " ")) for photo, label in photos]
     else:
         photos = []
-        for record in _all_records(shards, None, left_out):
+        for record in _all_records(shards, photos_folder, left_out):
             if record.label is None:
                 left_out.append(LeftOut(record.source.name, "no label"))
             else:
@@ -182,7 +180,12 @@ def read_labelled(source: Path | str) -> tuple[list[tuple[PhotoSource, str]], li
     return list(dict.fromkeys(photos)), left_out  # a table has a row for each caption
 
 
-def _existing(source: Path | str) -> list[Path]:
+def _existing(source: Path | str, photos_folder: Path | None) -> list[Path]:
+    if photos_folder is not None and not photos_folder.is_dir():
+        raise TrainingDataError(
+            f"--photos {photos_folder}: there is no such folder",
+            hint=f"name the folder that the paths in {source} are relative to",
+        )
     shards = [expanded(name) for name in expand_braces(str(source))]
     missing = [shard for shard in shards if not shard.exists()]
     if missing:
