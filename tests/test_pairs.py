@@ -243,6 +243,11 @@ def test_paths_are_relative_to_the_pairs_file_or_to_a_named_folder(folder: Path)
         ("p.csv", "filepath,words\na.png,red\n", "no column names the caption"),
         ("p.csv", "", "no column names the photo"),
         ("p.csv", "filepath,caption\n", "holds no captioned photo"),
+        (
+            "p.csv",
+            'filepath,caption\na.png,"two\nlines"\nb.png,"12 inches\nc.png,a bar\n',
+            "line 4: a quote is opened and never closed",
+        ),
         ("p.jsonl", "not json\n", "line 1 is not JSON"),
         ("p.jsonl", "[1]\n", "no JSON object"),
         ("p.json", "[]", "not COCO captions JSON"),

@@ -18,6 +18,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import re
 import tarfile
@@ -35,6 +36,7 @@ PHOTO_COLUMNS = ("filepath", "image", "path", "file", "photo")
 CAPTION_COLUMNS = ("caption", "title", "text", "captions")
 TEXT_UNREADABLE = "the .txt beside it cannot be read"
 MORE_FIELDS = "more fields than the header: put the caption in quotes"
+_END = "\0end\0"  # a row after the last
 _TAR_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 
 HOW_TO_MAKE_PAIRS = (
@@ -263,10 +265,14 @@ def _from_table(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Cap
         photo = _column(path, names, PHOTO_COLUMNS, "photo")
         labels_only = "label" in names and not set(names) & set(CAPTION_COLUMNS)
         caption = None if labels_only else _column(path, names, CAPTION_COLUMNS, "caption")
-        rows = csv.DictReader(file, names, delimiter=separator)
+        rows = csv.DictReader(itertools.chain(file, [_END]), names, delimiter=separator)
+        began = ended = 1
         try:
             for row in rows:
-                line = f"{path}, line {rows.line_num + 1}"
+                if _END in row.values():
+                    return
+                began, ended = ended + 1, rows.line_num + 1
+                line = f"{path}, line {ended}"
                 # An empty one more is a separator at the end of the line: nothing is lost.
                 if any(row.get(None) or ()):
                     left_out.append(LeftOut(line, MORE_FIELDS))
@@ -281,6 +287,11 @@ def _from_table(path: Path, base: Path, left_out: list[LeftOut]) -> Iterator[Cap
                 )
         except csv.Error as error:
             raise TrainingDataError(f"{path}, line {rows.line_num + 1}: {error}") from error
+        raise TrainingDataError(  # it took the end for a part of a caption, and what lies between
+            f"{path}, line {began}: a quote is opened and never closed",
+            hint="close it, or, if it belongs to the caption, put the caption in quotes and double"
+            ' it: "12"" disc"',
+        )
 
 
 def _column(path: Path, names: Sequence[str], wanted: Sequence[str], what: str) -> str:
