@@ -10,6 +10,7 @@ import pytest
 from conftest import Cli, draw_photo
 from tiny_training import tiny_model, tiny_pairs
 
+from clipsearch.cli.finetune import _default_output
 from clipsearch.errors import LibraryLocked
 from clipsearch.library import Library, training
 from clipsearch.store.lock import writer_lock
@@ -132,6 +133,23 @@ def test_captions_are_not_missed_where_all_folders_are_away(
     assert f"none of the library's folders can be read: {photo_folder}: it is not" in done.stderr
     assert "hint: connect the disk" in done.stderr
     assert "carries a caption" not in done.stderr
+
+
+def test_a_run_that_is_given_no_place_is_named_after_its_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "album").mkdir()
+    monkeypatch.chdir(tmp_path / "album")
+    for pairs, name in (
+        (None, "library"),
+        ("my.pairs.csv", "my"),
+        ("shards/{000..063}.tar", "shards"),
+        ("shards/train-{00..11}.tar", "train"),
+        (".", "album"),
+        ("..", tmp_path.name),
+        ("/", "pairs"),
+    ):
+        assert _default_output(pairs) == Path("runs", name)
 
 
 def test_mistakes_get_one_clear_message(cli: Cli, base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from clipsearch.cli.index import show_report
 from clipsearch.cli.output import duration, note, progress_display, table, warning, write_json
 from clipsearch.cli.settings import settings
 from clipsearch.errors import UsageError
+from clipsearch.paths import absolute
 
 if TYPE_CHECKING:
     from clipsearch.train import TrainingProgress
@@ -246,7 +248,12 @@ def finetune(
 
 
 def _default_output(pairs: str | None) -> Path:
-    return Path("runs") / (Path(pairs).name.split(".")[0] if pairs else "library")
+    if pairs is None:
+        return Path("runs/library")
+    # "." has a name of its own too, and the numbers of shards are no part of theirs.
+    place = Path(absolute(re.sub(r"\{[^{}]*\}", "", pairs)))
+    names = [name.split(".")[0].strip("-_") for name in (place.name, place.parent.name)]
+    return Path("runs") / next(filter(None, names), "pairs")
 
 
 @contextmanager
