@@ -102,6 +102,14 @@ def test_a_label_may_stand_in_any_row_of_its_photo(folder: Path) -> None:
     assert pairs.left_out == [LeftOut(str(folder / "b.png"), "a second label")]
 
 
+def test_other_captions_or_labels_are_other_data(folder: Path) -> None:
+    digests = set()
+    for row in ("a ball,", "a box,", "a ball,ball", "a ball,toy"):
+        (folder / "p.csv").write_text(f"filepath,caption,label\na.png,{row}\n")
+        digests.add(load(folder / "p.csv").digest)
+    assert len(digests) == 4
+
+
 def test_a_folder_with_text_files_beside_its_photos(folder: Path) -> None:
     (folder / "a.txt").write_text("a red ball\na ball\n")
     (folder / "b.txt").write_text("a blue box")

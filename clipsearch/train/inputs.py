@@ -58,7 +58,7 @@ class Examples:
         labels: (N,) equal where photos have the same label; -1 without one.
         groups: (N,) equal for near-duplicates and bursts, which a split must not tear apart.
         photo_digests: (N,) each photo's identity, as in the library.
-        digest: hexadecimal, of photos and captions together: whether a run resumes on its data.
+        digest: hexadecimal, of photos, captions and labels: whether a run resumes on its data.
     """
 
     origin: str
@@ -192,7 +192,8 @@ def load_examples(
         notes.append("each label has one photo only: held-out photos show labels never trained on")
     digest = hashlib.blake2b(digest_size=16)
     for photo, look in zip(photos, looks, strict=True):
-        digest.update(look.digest + "\0".join(photo.captions).encode() + b"\n")
+        said = photo.captions if photo.label is None else [*photo.captions, "", photo.label]
+        digest.update(look.digest + "\0".join(said).encode("utf-8", "surrogatepass") + b"\n")
     return Examples(
         origin=pairs.origin,
         pixels=pixels[: len(photos)],
