@@ -410,9 +410,10 @@ def test_a_damaged_state_is_not_resumed(base: Path, pairs: Path, tmp_path: Path)
     run(pairs, tmp_path / "run", base, changed(epochs=1))
     (tmp_path / "run" / "training.json").unlink()
     state = tmp_path / "run" / "state" / LAST
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="is damaged"):
-        run(pairs, tmp_path / "run", base, changed(epochs=1), resume=True)
+    for content in (state.read_bytes()[:1000], state.with_name(BEST).read_bytes()):
+        state.write_bytes(content)
+        with pytest.raises(ModelError, match="is damaged"):
+            run(pairs, tmp_path / "run", base, changed(epochs=1), resume=True)
 
 
 def test_a_full_disk_is_one_plain_message_and_leaves_no_half_file(

@@ -137,7 +137,8 @@ class Trainable:
                             moment: file.get_tensor(f"{moment}.{name}").to(parameter.device)
                             for moment in _MOMENTS
                         } | {"step": torch.tensor(float(state.step))}
-        except (SafetensorError, KeyError, ValueError) as error:
+        # TypeError: no header, as in the parameters alone that are kept beside it.
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{path} is damaged: {error}", hint="begin the run again with another `--output`"
             ) from error
