@@ -35,6 +35,7 @@ from clipsearch.train.metrics import retrieval_metrics
 from clipsearch.train.pairs import read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS, GENERAL_SENTENCES
 from clipsearch.train.report import Vectors, standard_error
+from clipsearch.train.run import _album
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.taught import taught_photos
 from clipsearch.train.towers import load_towers
@@ -278,6 +279,16 @@ def test_drift_is_measured_on_the_librarys_photos(base: Path, pairs: Path, tmp_p
     assert report.drift.photos == 96
     assert 0 <= report.drift.overlap < 1
     assert report.drift.image_cosine < 1
+
+
+def test_drift_is_measured_all_over_the_library(
+    base: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipsearch.train.run._DRIFT_PHOTOS", 4)
+    towers, photos = load_towers(base, device="cpu"), sorted(pairs.parent.glob("*.png"))
+    four, sixth = _album(photos[:7], towers), _album(photos[5:6], towers)
+    assert len(four) == 4
+    assert np.array_equal(four[-1], sixth[0])  # and not the fourth of seven
 
 
 def test_an_anchor_holds_words_that_the_pairs_never_use(

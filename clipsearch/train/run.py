@@ -414,9 +414,9 @@ def _process_group(device: str) -> Iterator[bool]:
 def _album(photos: Iterable[Path], towers: Towers) -> UInt8Array | None:
     """Pixels of up to 500 photos of the library, spread evenly over it; None without any."""
     paths = list(photos)
-    step = max(1, len(paths) // _DRIFT_PHOTOS)
+    step = max(1, len(paths) / _DRIFT_PHOTOS)
     pixels = []
-    for path in paths[::step][:_DRIFT_PHOTOS]:
+    for path in [paths[int(n * step)] for n in range(min(len(paths), _DRIFT_PHOTOS))]:
         try:
             _, image, _ = read_picture(path, towers.preprocess.source_px)
         except SkippedPhoto:  # `index` has told of it
