@@ -455,6 +455,7 @@ def test_photos_of_a_few_captions_all_take_part_in_an_epoch(tmp_path: Path) -> N
 def test_captions_that_differ_in_form_only_are_equal() -> None:
     assert normalise_caption("  A red\tBall. ") == normalise_caption("a red ball")
     assert normalise_caption("a red ball") != normalise_caption("a red box")
+    assert normalise_caption("a cafe\u0301") == normalise_caption("A CAF\u00c9")
 
 
 def test_mirroring_is_refused_where_words_would_become_untrue(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import json
 import re
 import tarfile
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,8 +214,11 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def normalise_caption(caption: str) -> str:
-    """Captions that differ only in case, spacing or closing punctuation say the same."""
-    return " ".join(caption.split()).casefold().rstrip(" .!")
+    """Captions that differ only in case, spacing or closing punctuation say the same.
+
+    So do two spellings of one accent, which are one to a tokenizer.
+    """
+    return unicodedata.normalize("NFC", " ".join(caption.split()).casefold()).rstrip(" .!")
 
 
 # ---------------------------------------------------------------------------- the forms
