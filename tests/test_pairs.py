@@ -326,6 +326,7 @@ def test_everything_left_out_is_counted_with_its_reason(folder: Path) -> None:
     (folder / "p.csv").write_text(
         "filepath,caption\na.png,a red ball\na.png,A red  ball.\nb.png,\nb.png,a blue box\n"
         "gone.png,nothing\nbroken.png,half\ncopy.png,another word for it\n,nobody\n"
+        "copy.png,A red ball!\n"
         "c.png,one two three four five six seven eight nine\n"
     )
     examples = load(folder / "p.csv")

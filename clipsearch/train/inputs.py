@@ -160,7 +160,8 @@ def load_examples(
                     left_out.append(LeftOut(photo.source.name, result.reason))
                 elif result[1].digest in seen:
                     first = photos[seen[result[1].digest]]
-                    first.captions += [c for c in photo.captions if c not in first.captions]
+                    had = {normalise_caption(caption) for caption in first.captions}
+                    first.captions += [c for c in photo.captions if normalise_caption(c) not in had]
                     first.label = first.label or photo.label
                     left_out.append(LeftOut(photo.source.name, A_COPY))
                 else:
