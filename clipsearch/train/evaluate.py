@@ -196,7 +196,7 @@ def evaluate_zero_shot(
     labelled: Path | str,
     encoder: LocalEncoder,
     *,
-    photos_folder: Path | None = None,
+    photos_folder: Path | str | None = None,
     progress: Progress | None = None,
 ) -> ZeroShotFigures:
     """Accuracy of naming each photo's class by the nearest class name.
@@ -229,7 +229,7 @@ def evaluate_probe(
     *,
     shots: Sequence[int] = SHOTS,
     seed: int = 0,
-    photos_folder: Path | None = None,
+    photos_folder: Path | str | None = None,
     progress: Progress | None = None,
 ) -> ProbeFigures:
     """Accuracy of linear classifiers on frozen image vectors: half of each class teaches them.
@@ -387,7 +387,7 @@ def _draw(labels: IntArray, counts: Sequence[int], generator: np.random.Generato
 def _labelled_vectors(
     labelled: Path | str,
     encoder: LocalEncoder,
-    photos_folder: Path | None,
+    photos_folder: Path | str | None,
     progress: Progress | None,
 ) -> tuple[Float32Array, int, IntArray, list[str], list[LeftOut]]:
     photos, left_out = read_labelled(labelled, photos_folder=photos_folder)

@@ -144,7 +144,7 @@ def carried_pairs(photos: Iterable[Path]) -> Pairs:
 
 
 def read_labelled(
-    source: Path | str, *, photos_folder: Path | None = None
+    source: Path | str, *, photos_folder: Path | str | None = None
 ) -> tuple[list[tuple[PhotoSource, str]], list[LeftOut]]:
     """Photos with the class each shows, each once, and what was left out.
 
@@ -157,7 +157,8 @@ def read_labelled(
     """
     from clipsearch.photos.scan import scan_folder
 
-    shards = _existing(source, photos_folder)
+    base = None if photos_folder is None else expanded(photos_folder)
+    shards = _existing(source, base)
     left_out: list[LeftOut] = []
     if len(shards) == 1 and shards[0].is_dir():
         folder = shards[0]
@@ -170,7 +171,7 @@ def read_labelled(
         photos = [(photo, label.replace("_", " ")) for photo, label in photos]
     else:
         photos = []
-        for record in _all_records(shards, photos_folder, left_out):
+        for record in _all_records(shards, base, left_out):
             if record.label is None:
                 left_out.append(LeftOut(record.source.name, "no label"))
             else:
