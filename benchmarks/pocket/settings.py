@@ -87,7 +87,7 @@ class Settings:
     teacher_decay: float = 0.1
     distil_steps: int = 250
     # Sentences are shortened by (how near the photos most like them come) to this power.
-    reach_power: float = 0.6
+    reach_power: float = 0.8
     reach_neighbours: int = 10
 
     # The last stages of the image tower: first mostly captions, then mostly labels, then deeper.
@@ -189,11 +189,8 @@ REHEARSAL = replace(
     student_world_batch=24,
 )
 
-# One member of each diet: what can be trained five times (unseen.py).
-ONE_OF_EACH = replace(Settings(), diets=_first(Settings()))
-
 # One member that knows labels and one that does not, one term of the tail, few steps of everything:
-# an image tower that can be trained five times, though not for long (unseen.py --tower).
+# what can be trained five times, though not for long (unseen.py).
 IN_SHORT = replace(
     Settings(),
     views=1,

@@ -2,12 +2,12 @@
 
 Caltech-101's 93 classes are split in five. Five times, everything is trained without the photos and
 the names of one fifth, and asked for the evaluation photos of just these classes among all 93
-names: first the teacher, with one member of each diet; then, with --tower, an image tower of the
-kind that ships, which learned from it, beside the teacher's sentences. It goes the way of
-`train.py` in short, from ImageNet's weights (`settings.IN_SHORT`); what is left out are the later
-terms, in which the other towers teach as well, the whole towers on a GPU, and the small text tower:
-one that learned for minutes only does not know the names (trials.md). ImageNet's classifier keeps
-its thousand names, some of which mean the same: they are words, not photos.
+names: first a teacher, then an image tower of the kind that ships, which learned from it, beside
+the teacher's sentences. They go the way of `train.py` in short, from ImageNet's weights
+(`settings.IN_SHORT`); what is left out are the later terms, in which the other towers teach as
+well, the whole towers on a GPU, and the small text tower: one that learned for minutes only does
+not know the names (trials.md). ImageNet's classifier keeps its thousand names, some of which mean
+the same: they are words, not photos.
 
 --training-photos asks for the training photos of the classes that are left out instead, to choose
 by, and writes nothing.
@@ -32,7 +32,7 @@ from benchmarks.pocket.image_tower import FeatureReader
 from benchmarks.pocket.photos import Photo, read_tar
 from benchmarks.pocket.sentence_encoder import SentenceEncoder
 from benchmarks.pocket.sentences import fill
-from benchmarks.pocket.settings import IN_SHORT, ONE_OF_EACH, Settings
+from benchmarks.pocket.settings import IN_SHORT, Settings
 from benchmarks.pocket.tail import embed_middle
 from benchmarks.pocket.train import Run
 from clipsearch.records import Float16Array, Float32Array
@@ -133,34 +133,31 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="with train/ and labelled-eval/")
     parser.add_argument("--work", type=Path, required=True, help="for caches and checkpoints")
     parser.add_argument("--rendered", type=Path, help="painted scenes to learn from as well")
-    parser.add_argument("--tower", action="store_true", help="train an image tower too, in short")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--training-photos", action="store_true", help="to choose by")
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     torch.set_num_threads(2)
-    settings = IN_SHORT if chosen.tower else ONE_OF_EACH
-    corpus = gather(chosen.photos, chosen.rendered, chosen.work, settings)
+    corpus = gather(chosen.photos, chosen.rendered, chosen.work, IN_SHORT)
     exam_tar = (
         chosen.photos / "train" / "labelled-caltech-101.tar"
         if chosen.training_photos
         else chosen.photos / "labelled-eval" / "caltech101-eval.tar"
     )
-    exam = read_exam(read_tar(exam_tar), settings)
+    exam = read_exam(read_tar(exam_tar), IN_SHORT)
 
-    base = Fold(corpus, settings, chosen.work / "base", set(exam.names))
+    base = Fold(corpus, IN_SHORT, chosen.work / "base", set(exam.names))
     taught, seen = Marks(), Marks()
     for number in chosen.folds:
         without = set(exam.names[number::FOLDS])
-        fold = Fold(corpus, settings, chosen.work / f"fold-{number}", without)
+        fold = Fold(corpus, IN_SHORT, chosen.work / f"fold-{number}", without)
         fold.share_members(base)
         teacher = fold.run.teacher()
         images = with_coordinate(teacher.images(exam.pooled))
         texts = teacher.hold_back(teacher.texts(exam.vectors))
         fold.run.say(f"fold {number}, teacher: {taught.add(exam, images, texts, without)}")
-        if chosen.tower:
-            images = with_coordinate(embed_middle(*fold.run.tail(teacher), exam.middle))
-            fold.run.say(f"fold {number}, image tower: {seen.add(exam, images, texts, without)}")
+        images = with_coordinate(embed_middle(*fold.run.tail(teacher), exam.middle))
+        fold.run.say(f"fold {number}, image tower: {seen.add(exam, images, texts, without)}")
     if chosen.training_photos or len(chosen.folds) < FOLDS:
         return
     report = {
@@ -168,12 +165,12 @@ def main() -> None:
         "classes": len(exam.names),
         "photos": len(exam.truth),
         "folds": FOLDS,
-        "settings": asdict(settings),
+        "settings": asdict(IN_SHORT),
         "teacher": taught.facts(),
-        **({"image_tower": seen.facts()} if chosen.tower else {}),
+        "image_tower": seen.facts(),
     }
     chosen.results.mkdir(exist_ok=True)
-    path = chosen.results / f"pocket-unseen{'-tower' if chosen.tower else ''}.json"
+    path = chosen.results / "pocket-unseen.json"
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(path)
 
