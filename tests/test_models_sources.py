@@ -206,6 +206,16 @@ def test_what_a_removal_or_an_import_left_half_done_is_no_model(model: Path, kep
     assert [entry.preset for entry in list_models()][len(PRESETS) :] == ["tiny"]
 
 
+def test_what_a_killed_command_left_in_the_models_folder_goes_after_a_week(model: Path, kept: Path):
+    old, other, young = (kept / f".tiny.{end}" for end in ("1.removed", "2.draft", "3.draft"))
+    for left in (old, other, young):
+        export_model(model, left)
+    for left in (old, other):
+        os.utime(left, (0, 0))
+    import_model(model, "tiny")
+    assert sorted(kept.iterdir()) == [young, kept / "tiny"]
+
+
 def test_pickled_weights_become_safetensors(model: Path, tmp_path: Path):
     import torch
     from safetensors.torch import load_file

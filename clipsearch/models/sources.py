@@ -17,8 +17,9 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ _ORIGIN_NAME = "origin.json"  # what a pulled directory holds
 _MODEL_SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".md"}  # weights, tokenizer, card
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _NAME = re.compile(r"[\w][\w.+-]*", re.ASCII)
+# A half-made model is nobody's after that: no fetch takes as long without a file being added.
+_ABANDONED_SECONDS = 7 * 24 * 3600
 
 
 def models_folder() -> Path:
@@ -421,6 +424,7 @@ def _new_directory(place: Path) -> Iterator[Path]:
         if there and not _is_empty(place):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         draft.mkdir(parents=True)
+        _sweep()
         yield draft
         if there:
             # The configuration comes last: it makes a directory a model.
@@ -435,6 +439,17 @@ def _new_directory(place: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Delete the drafts and half-removed models that killed commands left in the models folder."""
+    import shutil
+
+    for pattern in (".*.draft", ".*.removed"):
+        for left in models_folder().glob(pattern):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_json(path: Path, content: dict[str, str]) -> None:
