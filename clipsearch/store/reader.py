@@ -165,6 +165,11 @@ def _bind_folder(roots: Sequence[Root], value: str) -> Bindings:
     return bindings
 
 
+def _holds_all(folder: str, roots: Sequence[Root]) -> bool:
+    """Whether a folder is or holds every root: to list what lies in it would take seconds."""
+    return all(is_inside(root.path, os.path.abspath(folder)) for root in roots)
+
+
 def _bind_value(roots: Sequence[Root], value: str) -> Bindings:
     return [{"value": value}]
 
@@ -371,13 +376,17 @@ class Reader:
         return _rows_of(keys)
 
     def rows_matching(self, model_id: int, filters: Sequence[Filter]) -> RowArray | None:
-        """Rows of the photos that pass every filter, ascending; None where there is no filter.
+        """Rows of the photos that pass every filter, ascending; None where none keeps any away.
 
         Several filters of one name are alternatives: a photo in any of three folders.
         """
         if not filters:
             return None
         roots = self.roots()
+        if any(one.name == "folder" and _holds_all(one.value, roots) for one in filters):
+            filters = [one for one in filters if one.name != "folder"]
+            if not filters:
+                return None
         parameters: dict[str, object] = {"model": model_id}
         conditions = []
         for name in dict.fromkeys(one.name for one in filters):
