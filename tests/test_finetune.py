@@ -34,7 +34,7 @@ from clipsearch.train.inputs import load_examples, split_photos
 from clipsearch.train.metrics import retrieval_metrics
 from clipsearch.train.pairs import read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS, GENERAL_SENTENCES
-from clipsearch.train.report import Vectors, standard_error
+from clipsearch.train.report import Comparison, Vectors, judge, standard_error
 from clipsearch.train.run import _album
 from clipsearch.train.states import BEST, LAST, read_metrics
 from clipsearch.train.taught import taught_photos
@@ -512,3 +512,14 @@ def test_best_state_is_kept_beside_the_last(base: Path, pairs: Path, tmp_path: P
     run(pairs, tmp_path / "run", base, changed(epochs=2))
     assert {path.name for path in (tmp_path / "run" / "state").iterdir()} == {LAST, BEST}
     shutil.rmtree(tmp_path / "run" / "state")
+
+
+@pytest.mark.parametrize("photos", [1, 2, 4, 5])
+def test_a_few_photos_cannot_say_that_a_model_is_better(photos: int) -> None:
+    """Their gains may well be equal, which looks as if they were sure."""
+    images, owners = np.eye(photos + 1, dtype=np.float32)[:photos], np.arange(photos)
+    good, bad = images.copy(), np.roll(np.eye(photos + 1, dtype=np.float32), 1, axis=1)[:photos]
+    test = Comparison.of(Vectors(images, 0.1 * good + bad, owners), Vectors(images, good, owners))
+    promoted, verdict = judge(test, None, 1.0, 1.0)
+    assert promoted == (photos == 5)
+    assert ("cannot judge" in verdict) == (photos < 5)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.errors import count
 from clipsearch.records import Float32Array
 from clipsearch.train.metrics import (
     IntArray,
@@ -21,6 +22,8 @@ from clipsearch.train.metrics import ranks as ranks_of
 
 # One-sided 95 %: a gain this many standard errors above nothing is no accident.
 _SURE = 1.64
+# Of fewer photos all may find better by accident more than one time in twenty: 1 / 2 ** 4.
+_FEWEST_JUDGES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ class Comparison:
 
     @property
     def surely_better(self) -> bool:
-        return self.gain > _SURE * self.gain_error and self.gain > 0
+        enough = self.tuned.text_to_image.pool >= _FEWEST_JUDGES
+        return enough and self.gain > _SURE * self.gain_error and self.gain > 0
 
 
 def standard_error(values: Float32Array) -> float:
@@ -206,6 +210,9 @@ def judge(
             "the saved model is the base model"
         )
     gain = f"mean reciprocal rank {test.gain:+.3f} ± {test.gain_error:.3f} on the test photos"
+    judges = test.tuned.text_to_image.pool
+    if judges < _FEWEST_JUDGES:
+        return False, f"{count(judges, 'test photo')} cannot judge ({gain}): saved, not promoted"
     if not test.surely_better:
         return False, f"not surely better than the base model ({gain}): saved, not promoted"
     if guard is not None and guard.points_lost > allowed:
