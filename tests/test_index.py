@@ -101,7 +101,11 @@ def test_a_folder_that_holds_the_query_photo_alone_is_not_called_empty(
     library.index([photo_folder])
     alone = library.search(images=[photo], folders=[photo.parent])
     assert alone.hits == []
-    assert alone.why_nothing.startswith("no photos: the only one there is the one you asked with")
+    assert alone.why_nothing.startswith(
+        f"no photos: the only one in {photo.parent} is the one you asked with"
+    )
+    all_of_them = library.search(images=sorted(photo_folder.rglob("*.jpg")))
+    assert all_of_them.why_nothing.startswith("no photos: the only ones there are those you")
     late = library.search(images=[photo], folders=[photo.parent], after="2024")
     assert late.why_nothing.startswith("no photos: none of the 12 in the library is in")
 

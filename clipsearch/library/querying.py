@@ -337,9 +337,11 @@ class Query:
         passing = self._reader.rows_matching(self._model.id, request.filters)
         if passing is not None and not len(passing):
             return f"no photos: none of the {total:,} in the library is {phrases}"
+        one = len(request.images) == 1
+        only, asked, them = ("one", "is the one", "it") if one else ("ones", "are those", "them")
         return (
-            f"no photos: the only one {phrases or 'there'} is the one you asked with "
-            "(--include-self shows it)"
+            f"no photos: the only {only} {phrases or 'there'} {asked} you asked with "
+            f"(--include-self shows {them})"
         )
 
 
