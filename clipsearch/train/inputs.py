@@ -87,7 +87,8 @@ class Examples:
 
     def summary(self) -> str:
         """One paragraph: what is there, what was left out and why."""
-        lines = [f"{len(self):,} photos with {len(self.captions):,} captions from {self.origin}"]
+        photos, captions = count(len(self), "photo"), count(len(self.captions), "caption")
+        lines = [f"{photos} with {captions} from {self.origin}"]
         reasons = Counter(item.reason for item in self.left_out)
         lines += [f"left out: {number:,} x {reason}" for reason, number in reasons.most_common()]
         return "\n".join(lines + self.notes)
@@ -236,7 +237,8 @@ def split_photos(examples: Examples, *, validation: float, test: float, seed: in
     total = len(examples)
     if total < FEWEST_PHOTOS:
         raise TrainingDataError(
-            f"{total} photos are too few to train on: some must teach, some choose, some judge",
+            f"{count(total, 'photo is', 'photos are')} too few to train on: some must teach, some "
+            "choose, some judge",
             hint=f"{FEWEST_PHOTOS} is the least; a hundred and more are worth the time",
         )
     order = np.random.default_rng([seed, 1]).permutation(np.unique(examples.groups))
