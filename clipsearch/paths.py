@@ -31,6 +31,16 @@ def is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
+def is_bare(folder: str) -> bool:
+    """Whether a folder holds nothing but hidden files: what an unmounted disk leaves behind.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    with os.scandir(folder) as entries:
+        return all(entry.name.startswith(".") for entry in entries)
+
+
 def here() -> str:
     """The folder that this runs in.
 

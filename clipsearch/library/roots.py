@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipsearch.errors import PhotoFolderError, UsageError
-from clipsearch.paths import absolute, is_inside
+from clipsearch.paths import absolute, is_bare, is_inside
 from clipsearch.photos.scan import (
     Exclusions,
     Scan,
@@ -232,10 +232,8 @@ def scan_root(root: Root, roots: Iterable[Root]) -> Scan:
 def why_unavailable(path: str, known_files: int) -> str:
     """Why a root cannot be looked at now; '' if it can."""
     try:
-        with os.scandir(path) as entries:
-            if known_files and all(entry.name.startswith(".") for entry in entries):
-                # What an unmounted disk leaves behind is an empty folder, or one with a `.keep`.
-                return "it is empty now, as a disk that is not mounted would be"
+        if is_bare(path) and known_files:
+            return "it is empty now, as a disk that is not mounted would be"
     except FileNotFoundError:
         return "it is not there now"
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clipsearch.errors import LibraryDamaged, count
+from clipsearch.paths import is_bare
 from clipsearch.records import Fingerprints
 from clipsearch.store import ann
 from clipsearch.store.failures import PUT_BACK, translated
@@ -247,9 +248,8 @@ def _missing_photos(connection: sqlite3.Connection) -> Iterator[Finding]:
     for root_id, root in roots:
         path = absolute_path(root, b"")
         try:
-            with os.scandir(path) as entries:
-                if all(entry.name.startswith(".") for entry in entries):
-                    continue  # the mount point of a disk that is not there; `index` takes it so too
+            if is_bare(path):
+                continue
         except OSError:
             continue
         for (relative,) in connection.execute(
