@@ -21,6 +21,8 @@ The library raises; only `clipsearch.cli` prints and exits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 
@@ -70,6 +72,10 @@ class SkippedPhoto(ClipsearchError):
         self.path = path
         self.reason = reason
         self.retry = retry
+
+    def __reduce__(self) -> tuple[Callable[..., SkippedPhoto], tuple[str, str]]:
+        """As it was made; an exception would be made anew from its message alone."""
+        return partial(type(self), hint=self.hint, retry=self.retry), (self.path, self.reason)
 
 
 class VanishedPhoto(SkippedPhoto):

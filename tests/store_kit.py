@@ -10,6 +10,7 @@ import numpy as np
 
 from clipsearch.records import Fingerprints, Float32Array, FoundFile, PhotoFacts
 from clipsearch.store.catalog import Catalog, Changes, Entry, Model, Problem
+from clipsearch.store.known import KnownPhotos
 from clipsearch.store.migrations import ROW_BITS
 
 FACTS = PhotoFacts(640, 480, "JPEG")
@@ -63,6 +64,7 @@ class Store:
         self.catalog = Catalog.open(folder)
         self.root = self.catalog.add_root("/photos", {})
         self.model: Model = self.catalog.add_model("tiny", FINGERPRINTS, dim)
+        self.known = KnownPhotos(folder, self.model.id)
 
     def scan(self, now: dict[str, str], *, unreadable: Sequence[str] = ()) -> Changes:
         """Bring the catalogue to `now` (path: content), as `index` does; what it counted.
@@ -96,8 +98,8 @@ class Store:
                 total += catalog.commit_batch(self.model.id, scan_id, [], [problem])
                 continue
             content = now[path]
-            known = catalog.knows_digest(self.model.id, [digest(content)]).get(digest(content))
-            vector = None if known and known.has_embedding else vector_of(content, self.model.dim)
+            known = self.known.has_vector(digest(content))
+            vector = None if known else vector_of(content, self.model.dim)
             one = Entry(self.root.id, file, digest(content), FACTS, vector)
             total += catalog.commit_batch(self.model.id, scan_id, [one])
         total += catalog.remove_files(gone, scan_id)

@@ -16,7 +16,7 @@ from PIL import Image
 from clipsearch.errors import StorageError
 from clipsearch.library import Library
 from clipsearch.photos import decode
-from clipsearch.store.catalog import Catalog
+from clipsearch.store.known import KnownPhotos
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_catalogue_that_fails_is_not_taken_for_a_damaged_photo(
         raise StorageError("the disk failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Catalog, "_ask", failing)
+        patch.setattr(KnownPhotos, "_finds", failing)
         with pytest.raises(StorageError):
             library.index()
     report = library.index()

@@ -15,15 +15,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import SkippedPhoto, VanishedPhoto
-from clipsearch.library.pipeline import Pipeline, Reading
+from clipsearch.library.pipeline import Job, Pipeline, Reading
+from clipsearch.library.reading import (
+    LEAST_FILES,
+    LEAST_PROCESSES,
+    SLOW_DEVICES,
+    Found,
+    PhotoReader,
+    ReaderProcesses,
+)
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.library.roots import as_known, relative_to, root_of, scan_root, why_unavailable
-from clipsearch.photos.decode import NotAPhoto, decode_photo, digest_photo
+from clipsearch.photos.decode import NotAPhoto, digest_photo
 from clipsearch.records import FoundFile
+from clipsearch.store.known import KnownPhotos
 
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
     from clipsearch.store.reader import Model, Root
 
 Show = Callable[[Progress], None]
+# What reads files: in its own thread, or in processes.
+Reader = PhotoReader | ReaderProcesses
 
 # A commit is one fsync: some milliseconds on a laptop's disk. At most so much work is done again
 # after a crash.
@@ -115,7 +126,6 @@ class IndexRun:
         self._named = [as_known(path, catalog.roots()) for path in named]
         self._show = show or (lambda step: None)
         self._started = time.perf_counter()
-        self._may_know = cache(catalog.holds_format)
         self._told: set[str] = set()
         self.report = IndexReport()
         self.unreadable = 0
@@ -126,11 +136,13 @@ class IndexRun:
         gone: list[int] = []
         with (
             closing(Spool()) as spool,
-            Pipeline(self._read_file, self._encoder, threads=self._threads) as pipeline,
+            closing(KnownPhotos(self._catalog.folder, self._model.id)) as known,
+            self._readers(known) as readers,
+            Pipeline[FileJob](self._encoder, threads=self._threads) as pipeline,
         ):
             for root in roots:
-                gone += self._look_at(root, spool, pipeline)
-            changes = self._read(spool, pipeline, scan_id)
+                gone += self._look_at(root, spool, partial(self._load_ahead, pipeline, known))
+            changes = self._read(spool, pipeline, readers, scan_id)
         changes += self._catalog.remove_files(gone, scan_id)
         report = self.report
         report.added, report.copied, report.moved = changes.added, changes.copied, changes.moved
@@ -140,7 +152,15 @@ class IndexRun:
             scan_id, {**asdict(changes), "unchanged": report.unchanged, "embedded": report.embedded}
         )
 
-    def _look_at(self, root: Root, spool: Spool, pipeline: Pipeline[FileJob]) -> list[int]:
+    def _readers(self, known: KnownPhotos | None = None) -> ReaderProcesses:
+        here = PhotoReader(
+            self._encoder.preprocess, max_megapixels=self._max_megapixels, known=known
+        )
+        return ReaderProcesses(here, self._threads)
+
+    def _look_at(
+        self, root: Root, spool: Spool, load_ahead: Callable[[FileJob], None]
+    ) -> list[int]:
         """Compare one root with the catalogue: files to read to the spool, files gone returned."""
         known_files = self._catalog.count_files(root.id)
         if reason := why_unavailable(root.path, known_files):
@@ -158,8 +178,7 @@ class IndexRun:
                 gone[folder.relative_path] = changes.gone
             self.report.unchanged += changes.unchanged
             if changes.to_read and not spool.files:
-                first = FileJob(root.id, root.path, changes.to_read[0])
-                pipeline.load_ahead(partial(self._needs_model, first))
+                load_ahead(FileJob(root.id, root.path, changes.to_read[0]))
             for file in changes.to_read:
                 spool.add(root, file)
             self._tell("looking for photos", spool.files + self.report.unchanged, None)
@@ -187,7 +206,13 @@ class IndexRun:
         # A folder may have lost its disk between the look at it and the end of the walk.
         return [one for place in gone if not scan.is_unreadable(place) for one in gone[place]]
 
-    def _read(self, spool: Spool, pipeline: Pipeline[FileJob], scan_id: int) -> Changes:
+    def _read(
+        self,
+        spool: Spool,
+        pipeline: Pipeline[FileJob],
+        readers: ReaderProcesses,
+        scan_id: int,
+    ) -> Changes:
         """Take the spooled files through the pipeline and commit them."""
         from clipsearch.store.catalog import Changes
 
@@ -196,7 +221,9 @@ class IndexRun:
         done = 0
         uncommitted: list[Reading[FileJob]] = []
         committed_at = started
-        for batch in pipeline.run(spool.jobs()):
+        reader = self._best(readers, spool.files)
+        read = partial(_read_files, reader)
+        for batch in pipeline.run(spool.jobs(), read, at_once=reader.at_once):
             uncommitted += batch
             done += len(batch)
             now = time.perf_counter()
@@ -208,28 +235,20 @@ class IndexRun:
         self.report.encoding_seconds += time.perf_counter() - started
         return changes
 
-    def _read_file(self, job: FileJob) -> Reading[FileJob]:
-        preprocess = self._encoder.preprocess
-        photo = decode_photo(
-            job.path,
-            side_px=preprocess.source_px,
-            max_megapixels=self._max_megapixels,
-            is_known=self._is_embedded,
-            may_know=self._may_know,
+    def _best(self, readers: ReaderProcesses, files: int) -> Reader:
+        """Processes where threads could not read as fast as the encoder goes."""
+        worthwhile = (
+            files >= LEAST_FILES
+            and self._threads >= LEAST_PROCESSES
+            and self._encoder.device not in SLOW_DEVICES
         )
-        reading = Reading(job, photo.digest, photo.facts)
-        if photo.image is not None:
-            reading.pixels = preprocess.pixels(photo.image)
-        return reading
+        return readers if worthwhile else readers.here
 
-    def _needs_model(self, job: FileJob) -> bool:
-        """Whether the file is a photo to encode: a new one is, one that was moved is not."""
-        return not self._is_embedded(digest_photo(job.path, may_know=self._may_know))
-
-    def _is_embedded(self, digest: bytes) -> bool:
-        """Whether the photo has its vector already, so that its pixels are not needed."""
-        known = self._catalog.knows_digest(self._model.id, [digest]).get(digest)
-        return known is not None and known.has_embedding
+    def _load_ahead(self, pipeline: Pipeline[FileJob], known: KnownPhotos, first: FileJob) -> None:
+        """Load the encoder if the first file is a photo to encode, not one that was moved."""
+        pipeline.load_ahead(
+            lambda: not known.has_vector(digest_photo(first.path, may_know=known.holds_format))
+        )
 
     def _commit(self, readings: Sequence[Reading[FileJob]], scan_id: int) -> Changes:
         """One transaction for what was read."""
@@ -280,8 +299,13 @@ class IndexRun:
         if not total:
             return 0
         done = 0
-        with Pipeline(self._read_photo, self._encoder, threads=self._threads) as pipeline:
-            for batch in pipeline.run(self._photos_missing()):
+        with (
+            self._readers() as readers,
+            Pipeline[PhotoJob](self._encoder, threads=self._threads) as pipeline,
+        ):
+            reader = self._best(readers, total)
+            read = partial(_read_photos, reader)
+            for batch in pipeline.run(self._photos_missing(), read, at_once=reader.at_once):
                 vectors = [
                     (reading.job.photo_id, reading.vector)
                     for reading in batch
@@ -310,31 +334,48 @@ class IndexRun:
                 yield PhotoJob(photo.photo_id, photo.digest, places)
             after = page[-1].photo_id
 
-    def _read_photo(self, job: PhotoJob) -> Reading[PhotoJob]:
-        """Read a known photo from the first place that still holds this very content."""
-        preprocess = self._encoder.preprocess
-        failed = Reading(job, problem=VanishedPhoto("", "none of its files is there now"))
-        for place in job.places:
-            here = job._replace(places=(place,))
-            try:
-                photo = decode_photo(
-                    place.path, side_px=preprocess.source_px, max_megapixels=self._max_megapixels
-                )
-                if photo.digest == job.digest and photo.image is not None:
-                    pixels = preprocess.pixels(photo.image)
-                    return Reading(here, photo.digest, photo.facts, pixels)
-                raise SkippedPhoto(place.path, "it has changed since it was indexed")
-            except VanishedPhoto:
-                continue
-            except SkippedPhoto as problem:
-                failed = Reading(here, problem=problem)
-        return failed
-
     def _tell(
         self, phase: str, done: int, total: int | None, *, since: float | None = None
     ) -> None:
         seconds = time.perf_counter() - (self._started if since is None else since)
         self._show(Progress(phase, done, total, seconds, len(self.report.skipped)))
+
+
+def _read_files(reader: Reader, jobs: Sequence[FileJob]) -> list[Reading[FileJob]]:
+    found = reader.read([job.path for job in jobs])
+    return [_reading(job, one) for job, one in zip(jobs, found, strict=True)]
+
+
+def _reading(job: Job, found: Found) -> Reading[Job]:
+    if isinstance(found, SkippedPhoto):
+        return Reading(job, problem=found)
+    return Reading(job, found.digest, found.facts, found.pixels)
+
+
+def _read_photos(reader: Reader, jobs: Sequence[PhotoJob]) -> list[Reading[PhotoJob]]:
+    """Read known photos, each from the first place that still holds this very content."""
+    gone = VanishedPhoto("", "none of its files is there now")
+    readings = [Reading(job, problem=gone) for job in jobs]
+    for turn in range(max(len(job.places) for job in jobs)):
+        # The other places of those that were not to be had at the ones before.
+        waiting = [
+            place
+            for place, job in enumerate(jobs)
+            if readings[place].problem and turn < len(job.places)
+        ]
+        if not waiting:
+            break
+        found = reader.read([jobs[place].places[turn].path for place in waiting])
+        for place, one in zip(waiting, found, strict=True):
+            job = jobs[place]
+            file = job.places[turn]
+            here = _reading(job._replace(places=(file,)), one)
+            if here.problem is None and here.digest != job.digest:
+                changed = SkippedPhoto(file.path, "it has changed since it was indexed")
+                here = Reading(here.job, problem=changed)
+            if not isinstance(here.problem, VanishedPhoto):
+                readings[place] = here
+    return readings
 
 
 def _passed_over(path: str, root: str) -> tuple[str, str | None]:

@@ -1,7 +1,8 @@
-"""From files to vectors: decode in threads, encode in threads, always a bounded few ahead.
+"""From files to vectors: read in threads, encode in threads, always a bounded few ahead.
 
-Decoding and encoding release the interpreter lock, so threads overlap as processes would, without
-copying pictures between them. The caller's thread takes finished batches in the order of the files
+Decoding and encoding release the interpreter lock, so on a few cores threads overlap as processes
+would, without copying pictures between them; for many cores the threads that read hand their files
+to processes (`reading.py`). The caller's thread takes finished batches in the order of the files
 and commits them; nothing waits in memory but the few batches between the stages.
 """
 
@@ -45,24 +46,16 @@ class Pipeline(Generic[Job]):
     """Reads files ahead of the encoder and encodes ahead of whoever takes the results.
 
     Args:
-        read: called in several threads; must catch nothing but may raise SkippedPhoto.
         encoder: its `images` is called in as many threads as it says to gain from.
-        threads: how many files are read at a time.
+        threads: how many files, or groups of them, are read at a time.
     """
 
-    def __init__(
-        self,
-        read: Callable[[Job], Reading[Job]],
-        encoder: LocalEncoder,
-        *,
-        threads: int,
-    ) -> None:
-        self._read = read
+    def __init__(self, encoder: LocalEncoder, *, threads: int) -> None:
         self._encoder = encoder
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._encoders = encoder.batches_at_once
         self._encoding = ThreadPoolExecutor(self._encoders, thread_name_prefix="encode")
-        self._ahead = (2 + self._encoders) * encoder.batch_size + threads
+        self._threads = threads
 
     def __enter__(self) -> Pipeline[Job]:
         return self
@@ -79,10 +72,20 @@ class Pipeline(Generic[Job]):
         """
         self._encoding.submit(lambda: self._encoder.load() if is_needed() else None)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[list[Reading[Job]]]:
-        """Batches of finished readings, in the order of the jobs."""
+    def run(
+        self,
+        jobs: Iterable[Job],
+        read: Callable[[list[Job]], list[Reading[Job]]],
+        *,
+        at_once: int = 1,
+    ) -> Iterator[list[Reading[Job]]]:
+        """Batches of finished readings, in the order of the jobs.
+
+        Args:
+            read: called in several threads, with `at_once` jobs at a time.
+        """
         waiting: deque[tuple[list[Reading[Job]], Future[None]]] = deque()
-        for batch in self._batches(self._readings(jobs)):
+        for batch in self._batches(self._readings(jobs, read, at_once)):
             waiting.append((batch, self._encoding.submit(self._encode, batch)))
             # Besides those being encoded, one waits for its turn; more would only take memory.
             if len(waiting) > self._encoders:
@@ -90,20 +93,19 @@ class Pipeline(Generic[Job]):
         while waiting:
             yield _finished(waiting.popleft())
 
-    def _readings(self, jobs: Iterable[Job]) -> Iterator[Reading[Job]]:
+    def _readings(
+        self, jobs: Iterable[Job], read: Callable[[list[Job]], list[Reading[Job]]], at_once: int
+    ) -> Iterator[Reading[Job]]:
         pending = iter(jobs)
+        groups = iter(lambda: list(islice(pending, at_once)), [])
+        pictures_ahead = (2 + self._encoders) * self._encoder.batch_size
         ahead = deque(
-            self._readers.submit(self._read_one, job) for job in islice(pending, self._ahead)
+            self._readers.submit(read, group)
+            for group in islice(groups, -(-pictures_ahead // at_once) + self._threads)
         )
         while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(self._readers.submit(self._read_one, job) for job in islice(pending, 1))
-
-    def _read_one(self, job: Job) -> Reading[Job]:
-        try:
-            return self._read(job)
-        except SkippedPhoto as problem:
-            return Reading(job, problem=problem)
+            yield from ahead.popleft().result()
+            ahead.extend(self._readers.submit(read, group) for group in islice(groups, 1))
 
     def _batches(self, readings: Iterable[Reading[Job]]) -> Iterator[list[Reading[Job]]]:
         """Lists that hold `batch_size` pictures to encode, and whatever lay between them."""

@@ -58,7 +58,6 @@ __all__ = [
     "CompactReport",
     "Entry",
     "FolderChanges",
-    "KnownPhoto",
     "MissingPhoto",
     "Model",
     "Problem",
@@ -122,14 +121,6 @@ class Problem:
     is_photo: bool
     passing: bool = False
     digest: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownPhoto:
-    """A photo that the catalogue knows, and whether it has a vector under the model asked for."""
-
-    photo_id: int
-    has_embedding: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +301,6 @@ class Catalog:
         self._connection = connection
         self._tables: Tables = tables()
         self._lock = threading.RLock()
-        self._asking = threading.Lock()
-        self._questions: sqlite3.Connection | None = None
         self._ledger = _Ledger()
         self._compared_roots: set[int] = set()
         self._twins: np.ndarray | None = None
@@ -361,10 +350,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close; the write-ahead log is folded into the catalogue unless a reader needs it."""
-        with self._lock, self._asking:
-            if self._questions is not None:
-                self._questions.close()
-                self._questions = None
+        with self._lock:
             self._connection.close()
             self._engine.dispose()
 
@@ -381,23 +367,6 @@ class Catalog:
         """`_fetch` for what is asked for every photo or folder: a tenth of the time a row."""
         with self._lock, translated(self.folder):
             return self._driver().execute(statement, parameters).fetchall()
-
-    def _ask(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """`_read` of what was committed last, by a connection of its own.
-
-        It waits for no transaction: whoever decodes photos would stand still while a batch is
-        committed, and on a GPU that is a good part of the time.
-        """
-        with self._asking, translated(self.folder):
-            if self._questions is None:
-                self._questions = sqlite3.connect(
-                    self.folder / CATALOG_NAME,
-                    isolation_level=None,
-                    timeout=30.0,
-                    check_same_thread=False,
-                )
-                self._questions.execute("PRAGMA query_only = ON")
-            return self._questions.execute(statement, parameters).fetchall()
 
     # ------------------------------------------------------------------------ settings, roots
 
@@ -651,24 +620,6 @@ class Catalog:
                 (root_id, path, path + b"/", path + b"0"),
             )
         ]
-
-    def knows_digest(self, model_id: int, digests: Iterable[bytes]) -> dict[bytes, KnownPhoto]:
-        """Which of these pictures the catalogue has, by digest; any thread may ask at any time."""
-        known: dict[bytes, KnownPhoto] = {}
-        for chunk in _chunks(list(digests)):
-            marks = ",".join("?" * len(chunk))
-            for digest, photo_id, key in self._ask(
-                "SELECT digest, photo.id, embedding.key FROM photo LEFT JOIN embedding"
-                " ON embedding.photo_id = photo.id AND embedding.model_id = ?"
-                f" WHERE digest IN ({marks})",
-                (model_id, *chunk),
-            ):
-                known[digest] = KnownPhoto(photo_id, key is not None)
-        return known
-
-    def holds_format(self, name: str) -> bool:
-        """Whether any photo is of a format ('HEIF'); any thread may ask at any time."""
-        return bool(self._ask("SELECT 1 FROM photo WHERE format = ? LIMIT 1", (name,)))
 
     def commit_batch(
         self,

@@ -1,0 +1,202 @@
+"""Files read by processes of their own give what they give here, whatever becomes of a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_photo
+from odd_readers import CrashingReader, FailingReader, SlowReader
+
+from clipsearch import Library
+from clipsearch.errors import SkippedPhoto
+from clipsearch.library import indexing, reading
+from clipsearch.library.reading import PhotoReader, ReaderProcesses, ReadPhoto
+from clipsearch.models.preprocess import Preprocess
+from clipsearch.photos.decode import NotAPhoto
+from clipsearch.store.known import KnownPhotos
+from clipsearch.store.reader import Reader
+
+PREPROCESS = Preprocess(96, "squash")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Photos, and what is none, with odd names among them."""
+    folder = tmp_path / "photos"
+    photos = [draw_photo(folder / f"{seed}.jpg", seed) for seed in range(5)]
+    photos.append(draw_photo(folder / os.fsdecode(b"caf\xe9 \n.png"), 7))
+    cut = folder / "cut.jpg"
+    cut.write_bytes(photos[0].read_bytes()[:2000])
+    words = folder / "words.txt"
+    words.write_text("no picture")
+    return [str(path) for path in (*photos, cut, words, folder / "gone.jpg", folder)]
+
+
+def told(found: reading.Found) -> object:
+    """All that a reader says of a file, to be compared."""
+    if isinstance(found, SkippedPhoto):
+        return type(found), found.path, found.reason, found.hint, found.retry, str(found)
+    pixels = found.pixels
+    return found.digest, found.facts, None if pixels is None else (pixels.shape, pixels.tobytes())
+
+
+def test_processes_find_what_the_thread_finds(files: list[str]) -> None:
+    here = PhotoReader(PREPROCESS)
+    with ReaderProcesses(here, 2) as readers:
+        found = readers.read(files)
+        assert [told(one) for one in found] == [told(one) for one in here.read(files)]
+    assert [isinstance(one, ReadPhoto) for one in found] == [True] * 6 + [False] * 4
+    assert isinstance(found[7], NotAPhoto)
+    assert all(one.pixels.dtype == np.uint8 for one in found[:6])
+
+
+def test_a_limit_and_its_hint_reach_the_processes(files: list[str]) -> None:
+    here = PhotoReader(PREPROCESS, max_megapixels=0.01)
+    with ReaderProcesses(here, 1) as readers:
+        (found,) = readers.read(files[:1])
+    assert isinstance(found, SkippedPhoto)
+    assert "more than the limit of 0.01" in found.reason
+    assert "--max-megapixels" in (found.hint or "")
+
+
+def test_many_threads_each_get_their_own_answers(files: list[str]) -> None:
+    here = PhotoReader(PREPROCESS)
+    groups = [files[start : start + 1 + start % 4] for start in range(10)] * 6
+    with ReaderProcesses(here, 3) as readers, ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(readers.read, groups))
+    for group, answers in zip(groups, found, strict=True):
+        assert [told(one) for one in answers] == [told(one) for one in here.read(group)]
+
+
+def test_pixels_of_known_photos_are_not_decoded(tmp_path: Path, files: list[str]) -> None:
+    library = tmp_path / "library"
+    Library.open(library).index([Path(files[0]).parent])
+    new = draw_photo(tmp_path / "new.jpg", 60)
+    with Reader.open(library) as reader:
+        model = reader.active_model()
+    assert model is not None
+    here = PhotoReader(PREPROCESS, known=KnownPhotos(library, model.id))
+    with ReaderProcesses(here, 1) as readers:
+        found = readers.read([files[0], str(new)])
+    assert found[0].pixels is None
+    assert found[1].pixels is not None
+
+
+def test_a_file_that_crashes_its_process_costs_itself_only(tmp_path: Path) -> None:
+    names = ["0", "once", "1", "always", "2", "always-too"]
+    files = [str(draw_photo(tmp_path / f"{name}.jpg", seed)) for seed, name in enumerate(names)]
+    here = CrashingReader(PREPROCESS)
+    with ReaderProcesses(here, 1) as readers:
+        found = readers.read(files)
+        again = readers.read(files[:1])
+    lost = [Path(one.path).stem for one in found if isinstance(one, SkippedPhoto)]
+    assert lost == ["always", "always-too"]
+    assert "crashed" in found[3].reason
+    assert found[3].retry
+    assert told(found[0]) == told(again[0]) == told(PhotoReader(PREPROCESS).read(files[:1])[0])
+
+
+def test_an_error_that_is_no_photos_fault_is_met_here(files: list[str]) -> None:
+    here = FailingReader(PREPROCESS)
+    with ReaderProcesses(here, 1) as readers:
+        assert [told(one) for one in readers.read(files)] == [told(one) for one in here.read(files)]
+
+
+def test_where_no_process_starts_files_are_read_here(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    here = PhotoReader(PREPROCESS)
+    with ReaderProcesses(here, 2) as readers:
+        assert [told(one) for one in readers.read(files)] == [told(one) for one in here.read(files)]
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
+@pytest.mark.parametrize("way", ["closed", "killed"])
+def test_processes_end_with_the_one_that_asked(tmp_path: Path, way: str) -> None:
+    file = draw_photo(tmp_path / "photo.jpg", 1)
+    seen = Path(f"{file}.read")
+    if way == "closed":
+        with ReaderProcesses(SlowReader(PREPROCESS), 1) as readers:
+            readers.read([str(file)])
+    else:
+        script = (
+            f"import os, sys; sys.path = {sys.path!r}\n"
+            "from odd_readers import SlowReader\n"
+            "from clipsearch.library.reading import ReaderProcesses\n"
+            "from clipsearch.models.preprocess import Preprocess\n"
+            "readers = ReaderProcesses(SlowReader(Preprocess(96)), 1)\n"
+            f"readers.read([{str(file)!r}])\n"
+            "os.kill(os.getpid(), 9)\n"
+        )
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    process = int(seen.read_text())
+    assert process != os.getpid()
+    until = time.monotonic() + 20
+    while alive(process) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(process)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_processes_read_where_they_pay(
+    processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many files, many cores, and a tower that takes more than threads can read."""
+    asked: list[int] = []
+    read = ReaderProcesses.read
+    monkeypatch.setattr(
+        ReaderProcesses, "read", lambda self, paths: asked.append(len(paths)) or read(self, paths)
+    )
+    for seed in range(20):
+        draw_photo(tmp_path / "photos" / f"{seed}.jpg", seed)
+    monkeypatch.setattr(indexing, "LEAST_FILES", 20 if processes else 21)
+    monkeypatch.setattr(indexing, "LEAST_PROCESSES", 2)
+    monkeypatch.setattr(indexing, "SLOW_DEVICES", ())
+    Library.open(tmp_path / "library", threads=2).index([tmp_path / "photos"])
+    assert asked == ([16, 4] if processes else [])
+
+
+def test_a_library_made_by_processes_is_the_same(
+    tmp_path: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Indexed, indexed again after changes, and embedded again by another model."""
+    outcomes = []
+    for name in ("threads", "processes"):
+        folder = tmp_path / name / "photos"
+        for seed in range(40):  # some of them twice
+            draw_photo(folder / f"{seed % 3}" / f"{seed:02}.jpg", seed % 33)
+        (folder / "0" / "cut.jpg").write_bytes((folder / "0" / "00.jpg").read_bytes()[:1500])
+        if name == "processes":
+            monkeypatch.setattr(indexing.IndexRun, "_best", lambda self, readers, files: readers)
+        library = Library.open(tmp_path / name / "library", threads=2)
+        reports = [library.index([folder])]
+        (folder / "1" / "01.jpg").rename(folder / "2" / "moved.jpg")
+        draw_photo(folder / "2" / "02.jpg", 50)
+        draw_photo(folder / "new.jpg", 51)
+        reports.append(library.index())
+        (folder / "0" / "03.jpg").write_text("no longer what it was")
+        reports.append(library.index(model=str(other_model)))
+        counts = [
+            (one.added, one.copied, one.moved, one.changed, one.embedded, one.unchanged)
+            for one in reports
+        ]
+        skipped = [(Path(path).name, reason) for path, reason in reports[-1].skipped]
+        hits = library.query(image=folder / "new.jpg", k=50)
+        found = [(os.path.basename(hit.path), round(hit.score, 3)) for hit in hits]
+        outcomes.append((counts, skipped, sorted(found)))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][2]) == 34
