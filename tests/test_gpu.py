@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,17 @@ from tiny_training import tiny_model, tiny_pairs
 
 from clipsearch import Library
 from clipsearch.errors import ModelError
+from clipsearch.library import indexing
+from clipsearch.library.processes import ReaderProcesses
+from clipsearch.library.reading import GpuPhotoReader, PhotoReader
 from clipsearch.models import LocalEncoder, load_encoder
 from clipsearch.models.config import read_config
 from clipsearch.models.encoder import unit_rows
+from clipsearch.models.preprocess import Preprocess
 from clipsearch.models.runtimes.cuda_tower import LARGEST_BATCH, CudaImageTower
+from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
 from clipsearch.models.runtimes.torch_towers import TorchImageTower
+from clipsearch.photos.decode import decode_photo
 from clipsearch.train import Settings, finetune
 from clipsearch.train.gradcache import Objective, backward
 from clipsearch.train.towers import load_towers
@@ -222,3 +229,79 @@ def test_cached_gradients_equal_the_whole_batchs(precision: str, tmp_path: Path)
     mine = backward(towers, inputs, Objective(), micro_batch=5, precision=precision)
     assert mine == pytest.approx(loss, rel=tolerance)
     assert_same_gradients(gradients(towers), expected, tolerance)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Photos of several sizes, lying in all eight ways."""
+    folder = tmp_path_factory.mktemp("lying")
+    files = []
+    for seed in range(48):
+        file = draw_photo(folder / f"{seed:02}.jpg", seed, size=(400 + 8 * seed, 420 - 3 * seed))
+        exif = Image.Exif()
+        exif[0x112] = 1 + seed % 8
+        with Image.open(file) as image:
+            image.load()
+        image.save(file, quality=90, exif=exif)
+        files.append(file)
+    return files
+
+
+@pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
+def test_nvjpeg_gives_the_usual_pixels(mode, drawn: list[Path]) -> None:
+    preprocess = Preprocess(256, mode)
+    jpegs = GpuJpegs(preprocess)
+    left = [decode_photo(file, side_px=256, leaves=jpegs.takes).encoded for file in drawn]
+    found = jpegs.pixels([one for one in left if one])
+    assert len(found) == len(drawn)
+    for file, pixels in zip(drawn, found, strict=True):
+        image = decode_photo(file, side_px=256).image
+        assert image is not None
+        assert pixels is not None
+        assert np.abs(pixels.astype(int) - preprocess.pixels(image)).mean() < 1.5, file
+
+
+def test_what_nvjpeg_cannot_decode_costs_itself_only(drawn: list[Path]) -> None:
+    jpegs = GpuJpegs(Preprocess(256))
+    left = [decode_photo(file, side_px=256, leaves=jpegs.takes).encoded for file in drawn[:6]]
+    encoded = [one for one in left if one]
+    # Its tables are gone: no decoder can make anything of the scan.
+    encoded[2] = encoded[2]._replace(data=encoded[2].data[:200] + b"\xff\xd9")
+    found = jpegs.pixels(encoded)
+    assert [pixels is None for pixels in found] == [place == 2 for place in range(6)]
+
+
+def test_processes_with_a_gpu_read_the_usual_pixels(
+    drawn: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(file) for file in drawn]
+    preprocess = Preprocess(256, "squash")
+    usual = PhotoReader(preprocess).read(files)
+    with ReaderProcesses(PhotoReader(preprocess), 1) as readers:
+        readers.add(GpuPhotoReader(preprocess), 1)
+        until = time.monotonic() + 60
+        while readers._free.qsize() < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert readers._free.qsize() == 2
+        readers.read(files)
+        found = readers.read(files)
+    differences = [
+        np.abs(one.pixels.astype(int) - other.pixels).mean()
+        for one, other in zip(found, usual, strict=True)
+    ]
+    assert max(differences) < 1.5
+    assert sum(difference > 0 for difference in differences) > 40  # by the GPU, not as usual
+
+
+def test_a_long_run_is_read_with_the_gpu(
+    tmp_path: Path, drawn: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LEAST_FILES", "LEAST_FILES_FOR_GPU"):
+        monkeypatch.setattr(indexing, name, 1)
+    with Library.open(tmp_path / "library", device="cuda") as library:
+        report = library.index([drawn[0].parent])
+        assert (report.embedded, report.skipped) == (48, [])
+        for file in drawn[::12]:
+            (best,) = library.query(image=file, k=1)
+            assert Path(best.path) == file
+            assert best.score > 0.99

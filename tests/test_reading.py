@@ -16,8 +16,9 @@ from odd_readers import CrashingReader, FailingReader, SlowReader
 
 from clipsearch import Library
 from clipsearch.errors import SkippedPhoto
-from clipsearch.library import indexing, reading
-from clipsearch.library.reading import PhotoReader, ReaderProcesses, ReadPhoto
+from clipsearch.library import indexing
+from clipsearch.library.processes import ReaderProcesses
+from clipsearch.library.reading import Found, PhotoReader, ReadPhoto
 from clipsearch.models.preprocess import Preprocess
 from clipsearch.photos.decode import NotAPhoto
 from clipsearch.store.known import KnownPhotos
@@ -39,7 +40,7 @@ def files(tmp_path: Path) -> list[str]:
     return [str(path) for path in (*photos, cut, words, folder / "gone.jpg", folder)]
 
 
-def told(found: reading.Found) -> object:
+def told(found: Found) -> object:
     """All that a reader says of a file, to be compared."""
     if isinstance(found, SkippedPhoto):
         return type(found), found.path, found.reason, found.hint, found.retry, str(found)
@@ -136,7 +137,7 @@ def test_processes_end_with_the_one_that_asked(tmp_path: Path, way: str) -> None
         script = (
             f"import os, sys; sys.path = {sys.path!r}\n"
             "from odd_readers import SlowReader\n"
-            "from clipsearch.library.reading import ReaderProcesses\n"
+            "from clipsearch.library.processes import ReaderProcesses\n"
             "from clipsearch.models.preprocess import Preprocess\n"
             "readers = ReaderProcesses(SlowReader(Preprocess(96)), 1)\n"
             f"readers.read([{str(file)!r}])\n"
@@ -196,7 +197,7 @@ def test_a_library_made_by_processes_is_the_same(
         ]
         skipped = [(Path(path).name, reason) for path, reason in reports[-1].skipped]
         hits = library.query(image=folder / "new.jpg", k=50)
-        found = [(os.path.basename(hit.path), round(hit.score, 3)) for hit in hits]
+        found = [(Path(hit.path).name, round(hit.score, 3)) for hit in hits]
         outcomes.append((counts, skipped, sorted(found)))
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0][2]) == 34

@@ -276,100 +276,121 @@ def _decode_rate(
 
 
 def measure_nvjpeg(files: list[Path], bench: Bench) -> dict[str, Any]:
-    """JPEG decoded by the GPU, and resized there as pocket wants it (squashed to a square)."""
+    """JPEG decoded by the GPU, and made into pixels there as a reader of `index` has it done."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     from clipsearch.models import load_encoder
-    from clipsearch.photos.decode import decode_photo
+    from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
+    from clipsearch.photos.decode import EncodedJpeg, decode_photo
 
     encoder = load_encoder("pocket", device=bench.device)
     preprocess = encoder.preprocess
-    side = preprocess.size
-    contents = [torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in files]
-    groups = [contents[at : at + 64] for at in range(0, len(contents), 64)]
+    decoder = GpuJpegs(preprocess, device=bench.device)
 
-    def decoded(group: list[Any]) -> list[Any]:
-        pictures: list[Any] = decode_jpeg(group, mode=ImageReadMode.RGB, device=bench.device)
-        return pictures
+    def encoded(file: Path) -> EncodedJpeg:
+        left = decode_photo(file, side_px=preprocess.source_px, leaves=decoder.takes).encoded
+        assert left is not None
+        return left
 
-    def resized(group: list[Any]) -> Any:
-        squares = [
-            torch.nn.functional.interpolate(
-                picture[None].float(), size=(side, side), mode="bicubic", antialias=True
-            )
-            for picture in decoded(group)
-        ]
-        return torch.cat(squares).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    jpegs = [encoded(file) for file in files]
+    contents = [torch.frombuffer(bytearray(one.data), dtype=torch.uint8) for one in jpegs]
 
-    def rate(work: Callable[[list[Any]], Any]) -> float:
+    def decoded(size: int) -> float:
         started = time.perf_counter()
-        for group in groups:
-            work(group)
+        for at in range(0, len(contents), size):
+            decode_jpeg(contents[at : at + size], mode=ImageReadMode.RGB, device=bench.device)
         bench.wait()
         return len(files) / (time.perf_counter() - started)
 
-    resized(groups[0])
+    def made(size: int) -> float:
+        started = time.perf_counter()
+        for at in range(0, len(jpegs), size):
+            decoder.pixels(jpegs[at : at + size])
+        return len(files) / (time.perf_counter() - started)
+
+    def read(size: int) -> float:
+        started = time.perf_counter()
+        for at in range(0, len(files), size):
+            decoder.pixels([encoded(file) for file in files[at : at + size]])
+        return len(files) / (time.perf_counter() - started)
+
+    ways = {"decoded": decoded, "decoded and resized": made, "read, decoded and resized": read}
+    made(64)
     rates = bench.in_turn(
-        {"decoded": partial(rate, decoded), "decoded and resized": partial(rate, resized)}
-    )
-    some = files[: len(groups[0])]
-    usual = [decode_photo(file, side_px=side).image for file in some]
+        {f"{words}, {size} at once": partial(way, size) for words, way in ways.items()
+         for size in (16, 64)}
+    )  # fmt: skip
+    some = files[:64]
+    usual = [decode_photo(file, side_px=preprocess.source_px).image for file in some]
     pixels = np.stack([preprocess.pixels(image) for image in usual if image is not None])
-    theirs = resized(groups[0]).contiguous().cpu().numpy()
+    theirs = np.stack([one for one in decoder.pixels(jpegs[:64]) if one is not None])
     cosines = (encoder.images(pixels) * encoder.images(theirs)).sum(axis=1)
+    levels = np.abs(pixels.astype(int) - theirs.astype(int)).mean(axis=(1, 2, 3))
     return {
         "images_per_second": rates,
         "photos_compared": len(some),
         "mean_cosine": round(float(cosines.mean()), 5),
         "worst_cosine": round(float(cosines.min()), 5),
-        "mean_difference_of_levels": round(
-            float(np.abs(pixels.astype(int) - theirs.astype(int)).mean()), 3
-        ),
+        "mean_difference_of_levels": round(float(levels.mean()), 3),
+        "worst_difference_of_levels": round(float(levels.max()), 3),
     }
 
 
 # Whole runs --------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def without_graphs() -> Iterator[None]:
-    """Towers made meanwhile launch every kernel from Python."""
-    from clipsearch.models.runtimes.cuda_tower import CudaImageTower
+# What keeps a run from reading in a quicker way, by that way's name.
+WITHOUT = {"nvJPEG": "LEAST_FILES_FOR_GPU", "processes": "LEAST_FILES"}
 
-    CudaImageTower.graphs = False
+
+@contextlib.contextmanager
+def without(way: str | None) -> Iterator[None]:
+    """No run is long enough for this way of reading meanwhile."""
+    from clipsearch.library import indexing
+
+    if way is None:
+        yield
+        return
+    usual = getattr(indexing, WITHOUT[way])
+    setattr(indexing, WITHOUT[way], sys.maxsize)
     try:
         yield
     finally:
-        CudaImageTower.graphs = True
+        setattr(indexing, WITHOUT[way], usual)
 
 
 def measure_index(
-    names: Iterable[str | Path], files: list[Path], work: Path, bench: Bench
+    names: Iterable[str | Path], sources: list[bytes], work: Path, bench: Bench, count: int
 ) -> dict[str, Any]:
-    """Photos a second of a run over new photos by a library whose model is loaded."""
+    """Photos a second of a run over `count` new photos by a library whose model is loaded.
+
+    Without processes a fifth of them must do.
+    """
     from clipsearch import Library
 
-    warm = make_photos([file.read_bytes() for file in files[:8]], work / "warm", 64)[0].parent
+    warm = make_photos(sources, work / "warm", 64)[0].parent
+    many = make_photos(sources, work / "many", count)
+    few = make_photos(sources, work / "few", count // 5)
 
-    def rate(name: str | Path, graphs: bool) -> float:
+    def rate(name: str | Path, files: list[Path], way: str | None) -> float:
         with (
             tempfile.TemporaryDirectory(dir=work) as folder,
             Library.open(Path(folder) / "library", device=bench.device) as library,
-            contextlib.nullcontext() if graphs else without_graphs(),
+            without(way),
         ):
             library.index([warm], model=str(name))
             report = library.index([files[0].parent])
             if report.embedded != len(files):
                 raise RuntimeError(f"{report.embedded} of {len(files)} were embedded: {report}")
+            print(f"{name} without {way}: {len(files)} in {report.seconds:.2f} s", flush=True)
             return len(files) / report.seconds
 
-    works: dict[str, Callable[[], float]] = {}
-    for name in names:
-        works[Path(name).name] = partial(rate, name, True)
-    if bench.is_cuda:
-        works["pocket, eager"] = partial(rate, "pocket", False)
-    return {"photos_per_second": replace(bench, rounds=min(bench.rounds, 2)).in_turn(works)}
+    works = {Path(name).name: partial(rate, name, many, None) for name in names}
+    works["pocket, without nvJPEG"] = partial(rate, "pocket", many, "nvJPEG")
+    works["pocket, without processes"] = partial(rate, "pocket", few, "processes")
+    rates = replace(bench, rounds=min(bench.rounds, 2)).in_turn(works)
+    return {"photos": len(many), "photos_without_processes": len(few), "photos_per_second": rates}
 
 
 def main() -> None:
@@ -378,6 +399,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/speed-gpu.json")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--photos", type=int, default=3072)
+    parser.add_argument("--index-photos", type=int, default=30_720)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.15)
     parser.add_argument("--side", type=int, default=8192)
@@ -397,7 +419,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         files = make_photos(sources, work / "photos", options.photos)
-        steps = stages(parts, files, work, bench, found)
+        steps = stages(parts, sources, files, work, bench, options.index_photos, found)
         if unknown := set(parts) - steps.keys():
             raise SystemExit(f"no such parts: {', '.join(sorted(unknown))}")
         for step in parts:
@@ -414,7 +436,13 @@ def main() -> None:
 
 
 def stages(
-    parts: Iterable[str], files: list[Path], work: Path, bench: Bench, found: dict[str, Any]
+    parts: Iterable[str],
+    sources: list[bytes],
+    files: list[Path],
+    work: Path,
+    bench: Bench,
+    index_photos: int,
+    found: dict[str, Any],
 ) -> dict[str, Callable[[], Any]]:
     """The measurements by their names."""
     from clipsearch.models import load_encoder
@@ -436,7 +464,7 @@ def stages(
         "decode": lambda: measure_decode(files, load_encoder("pocket").preprocess, bench),
         "peak": lambda: {"tflops": round(measure_peak(bench), 3)},
         "encoder": lambda: [measure_encoder(name, bench, len(files)) for name in names],
-        "index": lambda: measure_index(names, files, work, bench),
+        "index": lambda: measure_index(names, sources, work, bench, index_photos),
         "nvjpeg": lambda: measure_nvjpeg(files[:1024], bench),
         "tower": towers,
     }

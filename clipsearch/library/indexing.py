@@ -20,14 +20,15 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from clipsearch.errors import SkippedPhoto, VanishedPhoto
 from clipsearch.library.pipeline import Job, Pipeline, Reading
-from clipsearch.library.reading import (
+from clipsearch.library.processes import (
     LEAST_FILES,
+    LEAST_FILES_FOR_GPU,
     LEAST_PROCESSES,
+    MOST_WITH_GPU,
     SLOW_DEVICES,
-    Found,
-    PhotoReader,
     ReaderProcesses,
 )
+from clipsearch.library.reading import Found, GpuPhotoReader, PhotoReader
 from clipsearch.library.reports import IndexReport, Progress
 from clipsearch.library.roots import as_known, relative_to, root_of, scan_root, why_unavailable
 from clipsearch.photos.decode import NotAPhoto, digest_photo
@@ -237,12 +238,15 @@ class IndexRun:
 
     def _best(self, readers: ReaderProcesses, files: int) -> Reader:
         """Processes where threads could not read as fast as the encoder goes."""
-        worthwhile = (
-            files >= LEAST_FILES
-            and self._threads >= LEAST_PROCESSES
-            and self._encoder.device not in SLOW_DEVICES
-        )
-        return readers if worthwhile else readers.here
+        here, device = readers.here, self._encoder.device
+        if files < LEAST_FILES or self._threads < LEAST_PROCESSES or device in SLOW_DEVICES:
+            return here
+        if files >= LEAST_FILES_FOR_GPU and device == "cuda":
+            reader = GpuPhotoReader(
+                here.preprocess, max_megapixels=here.max_megapixels, known=here.known
+            )
+            readers.add(reader, min(self._threads // 4, MOST_WITH_GPU))
+        return readers
 
     def _load_ahead(self, pipeline: Pipeline[FileJob], known: KnownPhotos, first: FileJob) -> None:
         """Load the encoder if the first file is a photo to encode, not one that was moved."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -30,6 +30,17 @@ OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 # Beyond this aspect ratio the picture is cut to the crop's neighbourhood before it is resized: a
 # 65,000 x 10 strip would otherwise be resized to a million pixels on its way to 224 x 224.
 _LONGEST_FULL_RESIZE = 32
+
+
+class Geometry(NamedTuple):
+    """How a picture becomes the square: resized to `width` x `height`, of which the square begins
+    at (`left`, `top`). Where it reaches beyond the picture it is padding.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +109,42 @@ class Preprocess:
             least_source_px=_positive(config.get("source_px")),
         )
 
+    def geometry(self, width: int, height: int) -> Geometry:
+        """How a picture of this size becomes the square."""
+        if self.mode == "squash":
+            return Geometry(self.size, self.size, 0, 0)
+        if self.mode == "longest":
+            ratio = max(width, height) / self.size
+            # A strip thinner than half a pixel after scaling keeps one: nothing cannot be resized.
+            new_width, new_height = max(round(width / ratio), 1), max(round(height / ratio), 1)
+            left, top = (self.size - new_width) // 2, (self.size - new_height) // 2
+            return Geometry(new_width, new_height, -left, -top)
+        scaled = int(self.size * max(width, height) / min(width, height))  # torchvision truncates
+        new_width, new_height = (scaled, self.size) if width > height else (self.size, scaled)
+        left, top = round((new_width - self.size) / 2), round((new_height - self.size) / 2)
+        return Geometry(new_width, new_height, left, top)
+
     def pixels(self, image: Image.Image) -> UInt8Array:
         """An RGB picture of any size -> (size, size, 3) uint8, C-contiguous, read-only."""
+        from PIL import Image
+
         if image.mode != "RGB":
             image = image.convert("RGB")
-        resample = self._resampling()
-        if self.mode == "squash":
-            square = image.resize((self.size, self.size), resample)
-        elif self.mode == "longest":
-            square = self._fit(image, resample)
+        resample = Image.Resampling[self.interpolation.upper()]
+        new_width, new_height, left, top = self.geometry(*image.size)
+        box = (left, top, left + self.size, top + self.size)
+        if is_strip(*image.size) and self.mode == "shortest":
+            x_scale, y_scale = image.width / new_width, image.height / new_height
+            region = (box[0] * x_scale, box[1] * y_scale, box[2] * x_scale, box[3] * y_scale)
+            square = image.resize((self.size, self.size), resample, box=region)
         else:
-            square = self._cover(image, resample)
+            square = image.resize((new_width, new_height), resample)
+        if self.mode == "longest":
+            paper = Image.new("RGB", (self.size, self.size), (self.fill_color,) * 3)
+            paper.paste(square, (-left, -top))
+            square = paper
+        elif square.size != (self.size, self.size):
+            square = square.crop(box)
         # Over the bytes that Pillow gives: a second copy would be three times as dear as the first,
         # in memory new to the process, and other threads would wait for the interpreter meanwhile.
         return np.asarray(square)
@@ -120,37 +156,10 @@ class Preprocess:
         scaled /= np.asarray(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
-    def _resampling(self) -> Image.Resampling:
-        from PIL import Image
 
-        bicubic = self.interpolation == "bicubic"
-        return Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
-
-    def _cover(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
-        width, height = image.size
-        short, long = min(width, height), max(width, height)
-        scaled = int(self.size * long / short)  # torchvision truncates here
-        new_width, new_height = (scaled, self.size) if width > height else (self.size, scaled)
-        left = round((new_width - self.size) / 2)
-        top = round((new_height - self.size) / 2)
-        box = (left, top, left + self.size, top + self.size)
-        if long > _LONGEST_FULL_RESIZE * short:
-            x_scale, y_scale = width / new_width, height / new_height
-            region = (box[0] * x_scale, box[1] * y_scale, box[2] * x_scale, box[3] * y_scale)
-            return image.resize((self.size, self.size), resample, box=region)
-        return image.resize((new_width, new_height), resample).crop(box)
-
-    def _fit(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
-        from PIL import ImageOps
-
-        width, height = image.size
-        ratio = max(width, height) / self.size
-        new_width, new_height = round(width / ratio), round(height / ratio)
-        # A strip thinner than half a pixel after scaling keeps one: nothing cannot be resized.
-        small = image.resize((max(new_width, 1), max(new_height, 1)), resample)
-        spare_x, spare_y = self.size - small.width, self.size - small.height
-        border = (spare_x // 2, spare_y // 2, (spare_x + 1) // 2, (spare_y + 1) // 2)
-        return ImageOps.expand(small, border=border, fill=(self.fill_color,) * 3)
+def is_strip(width: int, height: int) -> bool:
+    """Whether a picture is too long to be resized whole before it is cropped."""
+    return max(width, height) > _LONGEST_FULL_RESIZE * min(width, height)
 
 
 def _side(size: Any) -> int:

@@ -33,7 +33,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin
@@ -67,6 +67,7 @@ _HEADER_BYTES = 512
 _DIRECTORIES_BYTES = 1 << 20  # of a camera's RAW: what says that it is one lies in them
 # Adobe's transform byte of YCbCr, which a JPEG is in where nothing says otherwise.
 _AS_USUAL = b"\x01"
+_TAIL_BYTES = 1 << 16  # in which a JPEG's end is looked for
 _WHOLE_FILE = 1 << 30  # bytes at most that a file in memory is handed to the decoder at once
 # A pixel takes 4 bytes in Pillow; as read and as RGB. Two files are decoded at a time, and half of
 # the memory is left to others.
@@ -75,6 +76,15 @@ _BYTES_PER_PIXEL = 8
 
 class NotAPhoto(SkippedPhoto):
     """The file holds no picture and is not named like one either."""
+
+
+class EncodedJpeg(NamedTuple):
+    """A JPEG before it is decoded; `width` and `height` are as stored, `turn` is EXIF's 1..8."""
+
+    data: bytes
+    width: int
+    height: int
+    turn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +97,14 @@ class DecodedPhoto:
             if the caller knew the photo and the file cannot say anything else than before.
         image: RGB, upright, made smaller as far as its short side stays at least the `side_px`
             that was asked for (JPEG, which its decoder does on the way) or twice as much (others);
-            None if the caller knew the photo already.
+            None if the caller knew the photo already, or decodes it himself.
+        encoded: what the caller decodes himself.
     """
 
     digest: bytes
     facts: PhotoFacts | None
     image: Image.Image | None
+    encoded: EncodedJpeg | None = None
 
 
 def decode_photo(
@@ -102,6 +114,7 @@ def decode_photo(
     max_megapixels: float | None = None,
     is_known: Callable[[bytes], bool] | None = None,
     may_know: Callable[[str], bool] | None = None,
+    leaves: Callable[[int, int], bool] | None = None,
 ) -> DecodedPhoto:
     """Read and decode one photo. Several threads may do so at a time.
 
@@ -115,6 +128,9 @@ def decode_photo(
             goes through.
         may_know: asked with a kind ('HEIF') that cannot be decoded here; where it answers False,
             `is_known` would too, and the file is not read past its header.
+        leaves: asked with width and height of a JPEG that any decoder takes and that is not cut
+            short; where it answers True, the JPEG is given as it is (`DecodedPhoto.encoded`), for a
+            decoder of the caller's own.
     Raises:
         SkippedPhoto: it cannot be read or decoded. `NotAPhoto`: nobody would have expected it.
     """
@@ -130,6 +146,9 @@ def decode_photo(
     with _failures_told(name, kind):
         if known:
             return DecodedPhoto(digest, _retold_facts(data, kind, segments), None)
+        if leaves is not None and (left := _plain_jpeg(data, segments, limit, leaves)):
+            encoded, facts = left
+            return DecodedPhoto(digest, facts, None, encoded)
         image, facts = _decode(data, kind, segments, side_px, limit)
         return DecodedPhoto(digest, facts, image)
 
@@ -444,6 +463,32 @@ def _facts(
     if jpeg.payload(data, jpeg.APP2, jpeg.MULTI_PICTURE, segments) is not None:
         kind = "MPO"
     return PhotoFacts(width, height, kind, **exif.camera_facts(block)._asdict())
+
+
+def _plain_jpeg(
+    data: bytes, segments: Segments, max_megapixels: float, leaves: Callable[[int, int], bool]
+) -> tuple[EncodedJpeg, PhotoFacts] | None:
+    """A JPEG of the plain kind: baseline, 8 bits, YCbCr, with its end; None for anything else.
+
+    Where its end is missing, decoders differ in what they make of the rest.
+    """
+    if not any(segment.marker == jpeg.SOF0 for segment in segments):
+        return None
+    with opened_picture(data, "JPEG") as image:
+        _check_size(image.size, max_megapixels)
+        assert isinstance(image, _JpegFile)
+        if image.info.get("adobe_transform", 1) != 1 or not leaves(*image.size):
+            return None
+        if [layer[0] for layer in image.layer] != [1, 2, 3]:
+            return None
+        # What telephones append to a picture may be longer than the picture.
+        scan = segments[-1].start
+        if data.rfind(jpeg.END, max(scan, len(data) - _TAIL_BYTES)) < 0:
+            return None
+        block = exif_block(data, "JPEG", image.info, segments)
+        turn = exif.orientation(block)
+        facts = _facts(data, "JPEG", segments, image.size, block, turn)
+        return EncodedJpeg(data, *image.size, turn), facts
 
 
 def _retold_facts(data: bytes, kind: str, segments: Segments) -> PhotoFacts | None:

@@ -11,6 +11,8 @@ ADOBE = b"Adobe"
 PHOTOSHOP = b"Photoshop 3.0\0"
 MULTI_PICTURE = b"MPF\0"
 
+END = b"\xff\xd9"  # within a scan these two bytes cannot occur
+SOF0 = 0xC0  # a baseline picture
 SOS = 0xDA
 COM = 0xFE
 APP1, APP2, APP13, APP14 = 0xE1, 0xE2, 0xED, 0xEE

@@ -32,12 +32,9 @@ class CudaImageTower:
         lanes: batches in flight.
 
     Attributes:
-        graphs: whether whole batches run as a CUDA graph; without is for comparison.
         batch_size: images to hand over at once: a power of two of which `lanes` batches take half
             of the memory that was free, `LARGEST_BATCH` at most. No call may bring more.
     """
-
-    graphs = True
 
     def __init__(self, config: ModelConfig, *, precision: str, lanes: int) -> None:
         import torch
@@ -45,7 +42,7 @@ class CudaImageTower:
         module: Any = image_module(config, precision).to("cuda")
         module.to(memory_format=torch.channels_last)  # uint8 pixels lie so already
         self.batch_size = _batch_that_fits(module, config.preprocess.size, lanes)
-        capturing = threading.Lock() if self.graphs else None
+        capturing = threading.Lock()
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
         for _ in range(lanes):
             self._lanes.put(_Lane(module, self.batch_size, capturing))
@@ -63,16 +60,16 @@ class _Lane:
 
     Args:
         whole: the size of batch that a graph is captured of.
-        capturing: held while a graph is captured, one after another; None for no graphs.
+        capturing: held while a graph is captured, one after another.
     """
 
-    def __init__(self, module: Any, whole: int, capturing: threading.Lock | None) -> None:
+    def __init__(self, module: Any, whole: int, capturing: threading.Lock) -> None:
         import torch
 
         self._torch: Any = torch
         self._module = module
         self._whole = whole
-        self._capturing = capturing
+        self._capturing: threading.Lock | None = capturing  # None once no graph could be made
         self._stream = self._torch.cuda.Stream()
         self._pixels: Any = torch.empty(0)  # pinned, made with the first batch
         self._rows: Any = torch.empty(0)
