@@ -162,13 +162,13 @@ def test_processes_read_where_they_pay(
     monkeypatch.setattr(
         ReaderProcesses, "read", lambda self, paths: asked.append(len(paths)) or read(self, paths)
     )
-    for seed in range(20):
+    for seed in range(40):
         draw_photo(tmp_path / "photos" / f"{seed}.jpg", seed)
-    monkeypatch.setattr(indexing, "LEAST_FILES", 20 if processes else 21)
+    monkeypatch.setattr(indexing, "LEAST_FILES", 40 if processes else 41)
     monkeypatch.setattr(indexing, "LEAST_PROCESSES", 2)
     monkeypatch.setattr(indexing, "SLOW_DEVICES", ())
     Library.open(tmp_path / "library", threads=2).index([tmp_path / "photos"])
-    assert asked == ([16, 4] if processes else [])
+    assert asked == ([32, 8] if processes else [])
 
 
 def test_a_library_made_by_processes_is_the_same(

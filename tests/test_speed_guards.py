@@ -16,7 +16,7 @@ import pytest
 from conftest import draw_photo
 from PIL import Image, JpegImagePlugin
 
-from clipsearch.library import Library, indexing
+from clipsearch.library import Library, reading
 from clipsearch.models.encoder import LocalEncoder
 from clipsearch.models.runtimes import openvino_core
 from clipsearch.photos import decode
@@ -101,7 +101,7 @@ def test_a_jpeg_is_handed_to_its_decoder_at_once(tmp_path: Path, counter: Counte
 def test_unchanged_files_are_neither_opened_nor_loaded_a_model_for(
     library: Library, photos: Path, counter: Counter
 ):
-    counter.count(indexing, "decode_photo")
+    counter.count(reading, "decode_photo")
     counter.count(decode.os, "read")
     counter.count(LocalEncoder, "_openvino_tower")
     for photo in list(photos.rglob("*.jpg"))[:5]:

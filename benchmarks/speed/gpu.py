@@ -383,7 +383,10 @@ def measure_index(
             report = library.index([files[0].parent])
             if report.embedded != len(files):
                 raise RuntimeError(f"{report.embedded} of {len(files)} were embedded: {report}")
-            print(f"{Path(name).name} without {way}: {len(files)} in {report.seconds:.2f} s", flush=True)
+            print(
+                f"{Path(name).name} without {way}: {len(files)} in {report.seconds:.2f} s",
+                flush=True,
+            )
             return len(files) / report.seconds
 
     works = {Path(name).name: partial(rate, name, many, None) for name in names}

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-
 from clipsearch.errors import ModelError, NoVector, SkippedPhoto
 from clipsearch.records import Float32Array, PhotoFacts, UInt8Array
 
@@ -138,7 +136,7 @@ class Pipeline(Generic[Job]):
                 self._encode_alone(reading)
 
     def _encode_together(self, readings: Sequence[Reading[Job]]) -> None:
-        vectors = self._encoder.images(np.stack([_pixels(reading) for reading in readings]))
+        vectors = self._encoder.images([_pixels(reading) for reading in readings])
         for reading, vector in zip(readings, vectors, strict=True):
             reading.vector, reading.pixels = vector, None
 

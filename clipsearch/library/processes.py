@@ -34,7 +34,7 @@ MOST_WITH_GPU = 4
 # Their towers take no more photos than threads can read.
 SLOW_DEVICES = ("cpu",)
 
-_FILES_AT_ONCE = 16  # in one message: what a message costs, it costs this process's interpreter
+_FILES_AT_ONCE = 32  # in one message: what a message costs, it costs this process's interpreter
 _PIPE_BYTES = 1 << 18  # Linux's own 64 KB take more turns; all pipes of a user have 64 MB
 
 
@@ -67,10 +67,8 @@ class ReaderProcesses:
         """To be called when no thread reads any more."""
         with self._lock:
             self._closed = True
-        for process in self._processes:
-            process.hang_up()
-        for process in self._processes:
-            process.close()
+            for process in self._processes:
+                process.close()
 
     def add(self, reader: PhotoReader, count: int) -> None:
         """Have `count` more processes, which come first once they are there: they start meanwhile.
@@ -86,12 +84,12 @@ class ReaderProcesses:
             self._free.put(_Place(False, number, self._started(reader)))
 
     def _started(self, reader: PhotoReader) -> _Process:
-        process = _Process(reader)
-        with self._lock:
+        with self._lock:  # none may be started after all were ended
+            if self._closed:
+                raise EOFError
+            process = _Process()
             self._processes.append(process)
-            closed = self._closed
-        if closed:
-            process.close()
+        process.begin(reader)
         return process
 
     def read(self, paths: Sequence[str]) -> list[Found]:
@@ -153,7 +151,7 @@ _LOST = (OSError, EOFError, ValueError, pickle.UnpicklingError)
 class _Process:
     """One process that reads; for one thread at a time."""
 
-    def __init__(self, reader: PhotoReader) -> None:
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
@@ -161,13 +159,12 @@ class _Process:
             bufsize=0,
             pipesize=_PIPE_BYTES,
         )
-        try:
-            _send(self._stdin, sys.path)
-            _send(self._stdin, reader)
-            _receive(self._stdout)  # it is ready
-        except _LOST:
-            self.close()
-            raise
+
+    def begin(self, reader: PhotoReader) -> None:
+        """Tell it how to read, and wait until it can."""
+        _send(self._stdin, sys.path)
+        _send(self._stdin, reader)
+        _receive(self._stdout)
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -185,20 +182,13 @@ class _Process:
         found: list[Found] | None = _receive(self._stdout)
         return found
 
-    def hang_up(self) -> None:
-        """Let it end."""
+    def close(self) -> None:
+        """End it, whatever it does; it keeps nothing."""
+        self._process.kill()
+        self._process.wait()
         for stream in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
                 stream.close()
-
-    def close(self) -> None:
-        """Wait until it ended."""
-        self.hang_up()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 # The search path comes first: this package may have been found by it alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,7 +61,10 @@ class PhotoReader:
         self.known = known
 
     def prepare(self) -> None:
-        """Load what reading needs: called once by a process that is about to read."""
+        """Called once by a process that is there to read."""
+        if hasattr(os, "nice"):
+            # Those who bring the pictures to the encoder must not wait for a core.
+            os.nice(5)
 
     def read(self, paths: Sequence[str]) -> list[Found]:
         """What each file holds, or why it cannot be told.
@@ -101,7 +105,10 @@ class GpuPhotoReader(PhotoReader):
     CHECKED = 32
 
     def prepare(self) -> None:
-        """Raises what torch and torchvision raise where they or the GPU cannot."""
+        """Called once by a process that is there to read.
+
+        Raises what torch and torchvision raise where they or the GPU cannot.
+        """
         from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
 
         self._gpu: GpuJpegs | None = GpuJpegs(self.preprocess)

@@ -214,8 +214,8 @@ class LocalEncoder:
         with self._loading:
             _ = self._image_tower
 
-    def images(self, pixels: UInt8Array) -> Float32Array:
-        """(B, side, side, 3) uint8 as `preprocess.pixels` makes them -> (B, dim) unit rows.
+    def images(self, pixels: Sequence[UInt8Array] | UInt8Array) -> Float32Array:
+        """B times (side, side, 3) uint8 as `preprocess.pixels` makes them -> (B, dim) unit rows.
 
         Batches larger than memory are halved until they fit.
 
@@ -225,12 +225,13 @@ class LocalEncoder:
             NoVector: of one of them the model makes nothing.
         """
         side = self.preprocess.size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
-            raise ValueError(
-                f"expected uint8 (B, {side}, {side}, 3), got {pixels.dtype} {pixels.shape}"
-            )
+        for one in pixels:
+            if one.dtype != np.uint8 or one.shape != (side, side, 3):
+                raise ValueError(f"expected uint8 ({side}, {side}, 3), got {one.dtype} {one.shape}")
         if not len(pixels):
             return np.zeros((0, self.dim), np.float32)
+        if self.device != "cuda" and not isinstance(pixels, np.ndarray):
+            pixels = np.stack(pixels)  # a GPU's tower gathers them where it copies from
         with self._loading:
             tower = self._image_tower
         rows, limit = run_in_parts(tower, pixels, self.batch_size)
@@ -484,9 +485,10 @@ def unit_rows(rows: Float32Array) -> Float32Array:
 
 
 def run_in_parts(
-    tower: Callable[[Any], Float32Array], batch: np.ndarray[Any, Any], limit: int
+    tower: Callable[[Any], Float32Array], batch: Any, limit: int
 ) -> tuple[Float32Array, int]:
-    """Run a batch in parts of at most `limit`; halve them whenever memory runs out.
+    """Run a batch, an array or a sequence, in parts of at most `limit`; halve them whenever memory
+    runs out.
 
     Returns:
         The rows of the whole batch, and the limit that worked.

@@ -9,6 +9,7 @@ interpreter lock back each time from as many threads as decode photos.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,7 +24,7 @@ _PROBE = 8  # images by whose memory that of a batch is told
 
 
 class CudaImageTower:
-    """(B, S, S, 3) uint8 -> (B, dim) float32 rows, not yet unit length.
+    """B times (S, S, 3) uint8 -> (B, dim) float32 rows, not yet unit length.
 
     Several threads may call it; as many as it has lanes run at a time, others wait. A call leaves
     the interpreter lock to others while it waits for the GPU.
@@ -47,7 +48,7 @@ class CudaImageTower:
         for _ in range(lanes):
             self._lanes.put(_Lane(module, self.batch_size, capturing))
 
-    def __call__(self, pixels: UInt8Array) -> Float32Array:
+    def __call__(self, pixels: Sequence[UInt8Array] | UInt8Array) -> Float32Array:
         lane = self._lanes.get()
         try:
             return lane.run(pixels)
@@ -71,23 +72,27 @@ class _Lane:
         self._whole = whole
         self._capturing: threading.Lock | None = capturing  # None once no graph could be made
         self._stream = self._torch.cuda.Stream()
+        # Whoever waits for it sleeps: by default a core would be kept busy with waiting.
+        self._done = self._torch.cuda.Event(blocking=True)
         self._pixels: Any = torch.empty(0)  # pinned, made with the first batch
         self._rows: Any = torch.empty(0)
         self._graph: Any = None
         self._graph_input: Any = None
         self._graph_output: Any = None
 
-    def run(self, pixels: UInt8Array) -> Float32Array:
+    def run(self, pixels: Sequence[UInt8Array] | UInt8Array) -> Float32Array:
         torch, count = self._torch, len(pixels)
         if count > len(self._pixels):
-            self._pixels = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-        np.copyto(self._pixels.numpy()[:count], pixels)
+            shape = (count, *pixels[0].shape)
+            self._pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        np.stack(list(pixels), out=self._pixels.numpy()[:count])
         with torch.cuda.stream(self._stream), torch.inference_mode():
             try:
                 self._launch(count)
             finally:
                 # Also after a failure: the next batch may only overwrite what has been copied.
-                self._stream.synchronize()
+                self._done.record(self._stream)
+                self._done.synchronize()
             if count == self._whole and self._graph is None and self._capturing is not None:
                 self._capture()
         rows: Float32Array = self._rows.numpy()[:count].copy()
