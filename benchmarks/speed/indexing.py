@@ -99,7 +99,7 @@ def main() -> None:
     # A transformer tries int8 in its first run; where that fails, bfloat16 in its second.
     for model in (vit, smaller):
         measure.time_once(ours(work, "mid", model, model), 0, home)
-    runs = []
+    runs: list[dict[str, Any]] = []
     for kind in ("mid", "big"):
         programs = [
             ours(work, kind, "pocket", "clipsearch, pocket"),
@@ -116,9 +116,7 @@ def main() -> None:
             {**run.as_dict(), "photos": kind}
             for run in measure.in_turn(programs, rounds=options.rounds, home=home, warm_up=0)
         ]
-    measure.write(
-        options.name,
-        {
+        content = {
             "claim": "indexing whole folders, start-up and one query included",
             "command": "clipsearch index --model M photos/KIND && clipsearch query ...; rclip ...",
             "photos": {
@@ -128,23 +126,18 @@ def main() -> None:
                 }
                 for kind in ("mid", "big")
             },
-            **(
-                {
-                    "second_peer": measure.versions(
-                        str(inference), ("clip-retrieval", "torch", "open_clip_torch", "numpy")
-                    )
-                }
-                if inference
-                else {}
-            ),
             "peer": measure.versions(
                 str(rclip.parent / "python"), ("rclip", "onnxruntime", "numpy", "pillow")
             ),
             "verdicts": verdicts(home / ".cache" / "clipsearch", work, ("pocket", vit, smaller)),
             "first": [run.as_dict() for run in first],
-        },
-        runs,
-    )
+        }
+        if inference:
+            content["second_peer"] = measure.versions(
+                str(inference), ("clip-retrieval", "torch", "open_clip_torch", "numpy")
+            )
+        # After each kind: a machine that is taken away in between leaves the first.
+        measure.write(options.name, content, runs)
 
 
 if __name__ == "__main__":
