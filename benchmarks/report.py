@@ -63,7 +63,7 @@ def where(result: dict[str, Any]) -> str:
         *(f"peer: Python {_versions(result[key])}" for key in PEERS if key in result),
     ]
     shared = f" Note: {result['note']}." if "note" in result else ""
-    if result["load_at_end"] > 2 * machine["cores"]:
+    if result.get("load_at_end", 0) > 2 * machine["cores"]:
         shared += (
             f" Other work shared the cores (load average {result['load_at_end']:.0f}), so seconds"
             " are pessimistic on both sides and ratios less certain; processor seconds hold."
@@ -315,7 +315,7 @@ def gpu(result: dict[str, Any]) -> str:
             f"Whole runs of `index` over {about}, the model loaded, and what limits them:\n"
         )
     else:
-        parts.append(f"What limits `index` over {about}; whole runs of it were not measured:\n")
+        parts.append(f"What limits `index` over {about} (whole runs of it are below):\n")
     rows = [
         [f"`index`, {name}", f"{rate:,.0f}"]
         + [f"{100 * share:.0f} %" for share in shares_of_index(result, name).values()]
@@ -346,6 +346,32 @@ def gpu(result: dict[str, Any]) -> str:
     return "\n".join([*parts, where(result)])
 
 
+def gpu_index(result: dict[str, Any]) -> str:
+    found, nvjpeg = result["index"], result["nvjpeg"]
+    rows = [
+        [
+            name,
+            f"{found['photos'][name]:,}",
+            ", ".join(f"{one:.1f}" for one in seconds),
+            f"{found['photos_per_second'][name]:,.0f}",
+        ]
+        for name, seconds in found["seconds"].items()
+    ]
+    rates = (f"{words} {rate:,.0f}" for words, rate in nvjpeg["images_per_second"].items())
+    return "\n".join(
+        [
+            f"## Whole runs on a GPU ({result['machine']['gpu']})\n",
+            f"`index` over new photos of {result['photos']['mean_bytes'] / 1000:.0f} KB, the model"
+            " loaded; the start of processes, the commits and the index for search are counted:\n",
+            table(["model", "photos", "seconds of each run", "photos/s"], rows),
+            f"nvJPEG in one process, photos/s: {'; '.join(rates)}. Its vectors beside the usual"
+            f" ones: cosine {nvjpeg['mean_cosine']:.5f} on average, {nvjpeg['worst_cosine']:.5f} at"
+            f" worst ({nvjpeg['photos_compared']} photos).\n",
+            where(result),
+        ]
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed-indexing": indexing,
     "speed-indexing-older": partial(indexing, title="Indexing on older cores, without VNNI"),
@@ -356,6 +382,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed-search-hard": search,
     "speed-rescan": rescan,
     "speed-gpu": gpu,
+    "speed-gpu-index": gpu_index,
 }
 
 

@@ -302,6 +302,6 @@ def test_a_long_run_is_read_with_the_gpu(
         report = library.index([drawn[0].parent])
         assert (report.embedded, report.skipped) == (48, [])
         for file in drawn[::12]:
-            (best,) = library.query(image=file, k=1)
+            (best,) = library.query(image=file, k=1, include_self=True)
             assert Path(best.path) == file
             assert best.score > 0.99

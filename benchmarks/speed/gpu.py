@@ -373,6 +373,8 @@ def measure_index(
     many = make_photos(sources, work / "many", count)
     few = make_photos(sources, work / "few", count // 5)
 
+    seconds: dict[str, list[float]] = {}
+
     def rate(name: str | Path, files: list[Path], way: str | None) -> float:
         with (
             tempfile.TemporaryDirectory(dir=work) as folder,
@@ -383,17 +385,17 @@ def measure_index(
             report = library.index([files[0].parent])
             if report.embedded != len(files):
                 raise RuntimeError(f"{report.embedded} of {len(files)} were embedded: {report}")
-            print(
-                f"{Path(name).name} without {way}: {len(files)} in {report.seconds:.2f} s",
-                flush=True,
-            )
+            what = Path(name).name + (f", without {way}" if way else "")
+            seconds.setdefault(what, []).append(round(report.seconds, 2))
+            print(f"{what}, {len(files)} photos: {report.seconds:.2f} s", flush=True)
             return len(files) / report.seconds
 
     works = {Path(name).name: partial(rate, name, many, None) for name in names}
     works["pocket, without nvJPEG"] = partial(rate, "pocket", many, "nvJPEG")
     works["pocket, without processes"] = partial(rate, "pocket", few, "processes")
     rates = replace(bench, rounds=min(bench.rounds, 2)).in_turn(works)
-    return {"photos": len(many), "photos_without_processes": len(few), "photos_per_second": rates}
+    photos = {name: len(few if "processes" in name else many) for name in works}
+    return {"photos": photos, "seconds": seconds, "photos_per_second": rates}
 
 
 def main() -> None:

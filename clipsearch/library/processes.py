@@ -142,6 +142,10 @@ def _crashed(path: str) -> SkippedPhoto:
     return SkippedPhoto(path, "the process that decoded it crashed or was ended", retry=True)
 
 
+# A numerical library's threads would spin at the start of each process on every core.
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+
+
 # One end -----------------------------------------------------------------------------------------
 
 # The other end is gone, or what it says cannot be understood.
@@ -158,6 +162,7 @@ class _Process:
             stdout=subprocess.PIPE,
             bufsize=0,
             pipesize=_PIPE_BYTES,
+            env=os.environ | _ONE_THREAD,
         )
 
     def begin(self, reader: PhotoReader) -> None:
