@@ -278,7 +278,7 @@ def test_processes_with_a_gpu_read_the_usual_pixels(
     preprocess = Preprocess(256, "squash")
     usual = PhotoReader(preprocess).read(files)
     with ReaderProcesses(PhotoReader(preprocess), 1) as readers:
-        readers.add(GpuPhotoReader(preprocess), 1)
+        readers.add(GpuPhotoReader(readers.here), 1)
         until = time.monotonic() + 60
         while readers._free.qsize() < 2 and time.monotonic() < until:
             time.sleep(0.1)

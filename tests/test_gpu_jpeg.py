@@ -166,12 +166,11 @@ class ReaderOnCpu(GpuPhotoReader):
 
     def prepare(self) -> None:
         self._gpu = GpuJpegs(self.preprocess, device="cpu")
-        self._differences = []
 
 
 @pytest.fixture
 def reader(calls: list[int]) -> ReaderOnCpu:
-    reader = ReaderOnCpu(Preprocess(64))
+    reader = ReaderOnCpu(PhotoReader(Preprocess(64)))
     reader.prepare()
     return reader
 
@@ -225,3 +224,40 @@ def test_a_gpu_that_gives_other_pixels_is_not_believed(
         assert type(one) is type(other)
         if isinstance(one, ReadPhoto):
             assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_decoder_that_gives_nothing_is_told_apart(
+    calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpegs = GpuJpegs(Preprocess(64), device="cpu")
+    assert jpegs.works()
+    decode = jpegs._decode_jpeg
+    jpegs._decode_jpeg = lambda *arguments, **named: [
+        0 * one for one in decode(*arguments, **named)
+    ]
+    assert not jpegs.works()
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError("torchvision was built without nvJPEG")
+
+    jpegs._decode_jpeg = fail
+    assert not jpegs.works()
+
+
+def test_a_gpu_that_stops_working_is_done_without(
+    tmp_path: Path, reader: ReaderOnCpu, calls: list[int]
+) -> None:
+    files = [str(saved(tmp_path / f"{n}.jpg", (100, 75 + n))) for n in range(9)]
+    reader.read(files)
+    for file in files:
+        Path(file).write_bytes(Path(file).read_bytes() + b"poison")
+    tried = len(calls)
+    found = reader.read(files)
+    assert len(calls) == tried + 10  # together, then each alone
+    again = reader.read(files)
+    assert len(calls) == tried + 10
+    for one, other, usual in zip(
+        found, again, PhotoReader(reader.preprocess).read(files), strict=True
+    ):
+        assert np.array_equal(one.pixels, usual.pixels)
+        assert np.array_equal(other.pixels, usual.pixels)

@@ -166,7 +166,7 @@ def test_processes_read_where_they_pay(
         draw_photo(tmp_path / "photos" / f"{seed}.jpg", seed)
     monkeypatch.setattr(indexing, "LEAST_FILES", 40 if processes else 41)
     monkeypatch.setattr(indexing, "LEAST_PROCESSES", 2)
-    monkeypatch.setattr(indexing, "SLOW_DEVICES", ())
+    monkeypatch.setattr(indexing, "FAST_DEVICES", ("cpu",))
     Library.open(tmp_path / "library", threads=2).index([tmp_path / "photos"])
     assert asked == ([32, 8] if processes else [])
 

@@ -21,11 +21,11 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from clipsearch.errors import SkippedPhoto, VanishedPhoto
 from clipsearch.library.pipeline import Job, Pipeline, Reading
 from clipsearch.library.processes import (
+    FAST_DEVICES,
     LEAST_FILES,
     LEAST_FILES_FOR_GPU,
     LEAST_PROCESSES,
     MOST_WITH_GPU,
-    SLOW_DEVICES,
     ReaderProcesses,
 )
 from clipsearch.library.reading import Found, GpuPhotoReader, PhotoReader
@@ -239,13 +239,10 @@ class IndexRun:
     def _best(self, readers: ReaderProcesses, files: int) -> Reader:
         """Processes where threads could not read as fast as the encoder goes."""
         here, device = readers.here, self._encoder.device
-        if files < LEAST_FILES or self._threads < LEAST_PROCESSES or device in SLOW_DEVICES:
+        if files < LEAST_FILES or self._threads < LEAST_PROCESSES or device not in FAST_DEVICES:
             return here
-        if files >= LEAST_FILES_FOR_GPU and device == "cuda":
-            reader = GpuPhotoReader(
-                here.preprocess, max_megapixels=here.max_megapixels, known=here.known
-            )
-            readers.add(reader, min(self._threads // 4, MOST_WITH_GPU))
+        if files >= LEAST_FILES_FOR_GPU:
+            readers.add(GpuPhotoReader(here), min(self._threads // 4, MOST_WITH_GPU))
         return readers
 
     def _load_ahead(self, pipeline: Pipeline[FileJob], known: KnownPhotos, first: FileJob) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
@@ -31,8 +30,8 @@ LEAST_PROCESSES = 4
 # A process with a GPU takes 5 seconds to start, and half a gigabyte of the GPU's memory.
 LEAST_FILES_FOR_GPU = 20_000
 MOST_WITH_GPU = 4
-# Their towers take no more photos than threads can read.
-SLOW_DEVICES = ("cpu",)
+# Whose towers take more photos than threads can read.
+FAST_DEVICES = ("cuda",)
 
 _FILES_AT_ONCE = 32  # in one message: what a message costs, it costs this process's interpreter
 _PIPE_BYTES = 1 << 18  # Linux's own 64 KB take more turns; all pipes of a user have 64 MB
@@ -55,7 +54,8 @@ class ReaderProcesses:
         self._works = True
         self._closed = False
         self._lock = threading.Lock()
-        self._processes: list[_Process] = []
+        self._starting: set[_Process] = set()
+        self._started: set[_Process] = set()
         self._free: PriorityQueue[_Place] = PriorityQueue()
         for number in range(count):
             self._free.put(_Place(True, number, None))
@@ -67,7 +67,9 @@ class ReaderProcesses:
         """To be called when no thread reads any more."""
         with self._lock:
             self._closed = True
-            for process in self._processes:
+            for process in self._starting:
+                process.kill()  # whoever started it sees to the rest
+            for process in self._started:
                 process.close()
 
     def add(self, reader: PhotoReader, count: int) -> None:
@@ -81,15 +83,26 @@ class ReaderProcesses:
 
     def _add_one(self, reader: PhotoReader, number: int) -> None:
         with contextlib.suppress(*_LOST):
-            self._free.put(_Place(False, number, self._started(reader)))
+            self._free.put(_Place(False, number, self._start(reader)))
 
-    def _started(self, reader: PhotoReader) -> _Process:
+    def _start(self, reader: PhotoReader) -> _Process:
         with self._lock:  # none may be started after all were ended
             if self._closed:
                 raise EOFError
             process = _Process()
-            self._processes.append(process)
-        process.begin(reader)
+            self._starting.add(process)
+        try:
+            process.begin(reader)
+        except _LOST:
+            process.close()
+            raise
+        finally:
+            with self._lock:
+                self._starting.remove(process)
+        with self._lock:
+            self._started.add(process)
+            if self._closed:
+                process.close()
         return process
 
     def read(self, paths: Sequence[str]) -> list[Found]:
@@ -99,7 +112,7 @@ class ReaderProcesses:
         lost = False
         try:
             if place.process is None:
-                place = place._replace(process=self._started_for_good())
+                place = place._replace(process=self._start_usual())
             if place.process is not None:
                 found = place.process.read(paths)
         except _LOST:
@@ -116,11 +129,11 @@ class ReaderProcesses:
             return [one for path in paths for one in self.read([path])]
         return self.read(paths) if place.is_extra else [_crashed(paths[0])]
 
-    def _started_for_good(self) -> _Process | None:
+    def _start_usual(self) -> _Process | None:
         """None where no process can be started, now or later."""
         if self._works:
             try:
-                return self._started(self.here)
+                return self._start(self.here)
             except _LOST:
                 self._works = False
         return None
@@ -156,6 +169,8 @@ class _Process:
     """One process that reads; for one thread at a time."""
 
     def __init__(self) -> None:
+        if not sys.executable:  # as in a program that only embeds Python
+            raise FileNotFoundError
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
@@ -187,8 +202,12 @@ class _Process:
         found: list[Found] | None = _receive(self._stdout)
         return found
 
+    def kill(self) -> None:
+        """End it, whatever it does: it keeps nothing."""
+        self._process.kill()
+
     def close(self) -> None:
-        """End it, whatever it does; it keeps nothing."""
+        """End it, and give back what it took here."""
         self._process.kill()
         self._process.wait()
         for stream in (self._stdin, self._stdout):
@@ -196,9 +215,11 @@ class _Process:
                 stream.close()
 
 
-# The search path comes first: this package may have been found by it alone.
+# The process that asks decides when to stop: whoever presses Ctrl-C means that one. The search path
+# comes before this package, which may have been found by it alone.
 _START = """
-import pickle, struct, sys
+import pickle, signal, struct, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 length, buffers = struct.unpack("<QQ", sys.stdin.buffer.raw.read(16))
 sys.path[:] = pickle.loads(sys.stdin.buffer.raw.read(length))
 from clipsearch.library.processes import serve
@@ -208,7 +229,6 @@ serve()
 
 def serve() -> None:
     """The life of a process that reads: answers what comes on stdin until that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides when to stop
     asked = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a decoder prints must not come between the answers

@@ -10,16 +10,22 @@ import numpy as np
 
 from clipsearch.errors import SkippedPhoto
 from clipsearch.models.preprocess import Preprocess
-from clipsearch.photos.decode import DecodedPhoto, decode_photo
+from clipsearch.photos.decode import (
+    DecodedPhoto,
+    EncodedJpeg,
+    decode_photo,
+    default_max_megapixels,
+)
 from clipsearch.records import PhotoFacts, UInt8Array
 from clipsearch.store.known import KnownPhotos
 
 if TYPE_CHECKING:
     from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
 
+_ENOUGH = 8  # photos in a row that a working GPU would not all fail at
 # How far a GPU's pixels may be from the usual ones, in grey levels: on average, and in the worst
 # photo. The usual decoder's own scaling of a JPEG moves them by 0.9 and 2.1.
-_MEAN_LEVELS, _WORST_LEVELS = 1.0, 3.0
+_MEAN_LEVELS, _WORST_LEVELS = 2.0, 5.0
 
 
 class ReadPhoto(NamedTuple):
@@ -57,7 +63,8 @@ class PhotoReader:
         known: KnownPhotos | None = None,
     ) -> None:
         self.preprocess = preprocess
-        self.max_megapixels = max_megapixels
+        # The same for all processes: it depends on what memory is free when it is first asked for.
+        self.max_megapixels = max_megapixels or default_max_megapixels()
         self.known = known
 
     def prepare(self) -> None:
@@ -104,22 +111,30 @@ class GpuPhotoReader(PhotoReader):
 
     CHECKED = 32
 
+    def __init__(self, like: PhotoReader) -> None:
+        super().__init__(like.preprocess, max_megapixels=like.max_megapixels, known=like.known)
+        self._gpu: GpuJpegs | None = None
+        self._differences: list[float] = []
+
     def prepare(self) -> None:
         """Called once by a process that is there to read.
 
-        Raises what torch and torchvision raise where they or the GPU cannot.
+        Raises:
+            RuntimeError: the GPU decodes nothing. torchvision's own errors come through too.
         """
         from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
 
-        self._gpu: GpuJpegs | None = GpuJpegs(self.preprocess)
-        self._differences: list[float] = []
+        jpegs = GpuJpegs(self.preprocess)
+        if not jpegs.works():
+            raise RuntimeError("the GPU decodes no JPEG")
+        self._gpu = jpegs
 
     def read(self, paths: Sequence[str]) -> list[Found]:
         """As `PhotoReader.read`."""
         if self._gpu is None:
             return super().read(paths)
         found: list[Found] = []
-        left: list[tuple[int, DecodedPhoto]] = []
+        left: list[tuple[int, EncodedJpeg]] = []
         for path in paths:
             try:
                 photo = self._decoded(path, self._gpu.takes)
@@ -127,17 +142,20 @@ class GpuPhotoReader(PhotoReader):
                 found.append(problem)
                 continue
             if photo.encoded is not None:
-                left.append((len(found), photo))
+                left.append((len(found), photo.encoded))
             found.append(self._found(photo))
-        by_gpu = self._gpu.pixels([photo.encoded for _, photo in left if photo.encoded])
-        for (place, photo), pixels in zip(left, by_gpu, strict=True):
-            checked = len(self._differences) >= self.CHECKED
-            if pixels is not None and checked and self._gpu is not None:
-                found[place] = ReadPhoto(photo.digest, photo.facts, pixels)
+        by_gpu = self._gpu.pixels([encoded for _, encoded in left])
+        for (place, _), pixels in zip(left, by_gpu, strict=True):
+            is_checked = len(self._differences) >= self.CHECKED
+            told = found[place]
+            if pixels is not None and is_checked and self._gpu and isinstance(told, ReadPhoto):
+                found[place] = told._replace(pixels=pixels)
                 continue
             found[place] = usual = self._read_usual(paths[place])
-            if pixels is not None and not checked and isinstance(usual, ReadPhoto):
+            if pixels is not None and not is_checked and isinstance(usual, ReadPhoto):
                 self._compare(pixels, usual.pixels)
+        if len(by_gpu) >= _ENOUGH and all(pixels is None for pixels in by_gpu):
+            self._gpu = None  # out of memory, or out of order: each would be tried in vain
         return found
 
     def _compare(self, pixels: UInt8Array, usual: UInt8Array | None) -> None:

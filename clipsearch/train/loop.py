@@ -216,149 +216,207 @@ def train(
         UsageError: resuming what was begun with other settings, data or base model.
         StorageError: the disk is full.
     """
-    import torch
+    run = _Run(towers, plan, examples, split, feed, settings, folder, identity, progress)
+    run.begin(resume=resume)
+    return run.train()
 
-    model, device = towers.model, towers.device
-    towers.training_mode()
-    if settings.compile:
-        model.compile()
-    objective = Objective(plan.siglip, settings.direction)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    run = Trainable(
-        parameters,
-        {name: p.detach().clone() for name, p in parameters.items()} if settings.ema else {},
-        torch.optim.AdamW(plan.groups, lr=plan.learning_rate, betas=(0.9, 0.98), eps=1e-6),
-    )
 
-    def batches_of(epoch: int) -> list[Batch]:
-        return epoch_batches(examples, split.train, settings.batch_size, epoch, settings.seed)
+class _Run:
+    """The state of one run, and its steps; `train` says what its parts are."""
 
-    anchored = settings.anchor > 0 and plan.trains_text and plan.method != "scratch"
-    anchor = Anchor(towers, settings) if anchored else None
-    first_step = [0, *accumulate(len(batches_of(epoch)) for epoch in range(settings.epochs))]
-    steps = first_step[-1]
-    if not steps:
-        raise TrainingDataError(
-            "in no epoch do two photos have unlike captions: there is nothing to tell apart",
-            hint="captions should say what makes each photo different, or train more `--epochs`",
+    def __init__(
+        self,
+        towers: Towers,
+        plan: Plan,
+        examples: Examples,
+        split: Split,
+        feed: Feed,
+        settings: Settings,
+        folder: Path,
+        identity: Mapping[str, Any],
+        progress: Callable[[TrainingProgress], None] | None,
+    ) -> None:
+        import torch
+
+        self._towers, self._plan, self._feed, self._settings = towers, plan, feed, settings
+        self._examples, self._split = examples, split
+        self._folder, self._states, self._identity = folder, folder / "state", identity
+        self._progress = progress
+        towers.training_mode()
+        if settings.compile:
+            towers.model.compile()
+        self._objective = Objective(plan.siglip, settings.direction)
+        self._precision = settings.precision
+        if self._precision == "auto":
+            self._precision = "bf16" if towers.device.type == "cuda" else "fp32"
+        parameters = {n: p for n, p in towers.model.named_parameters() if p.requires_grad}
+        self._trainable = Trainable(
+            parameters,
+            {name: p.detach().clone() for name, p in parameters.items()} if settings.ema else {},
+            torch.optim.AdamW(plan.groups, lr=plan.learning_rate, betas=(0.9, 0.98), eps=1e-6),
         )
-    states, state = folder / "state", RunState()
-    if resume and (states / LAST).exists():
-        state = run.load(states / LAST, identity)
-    rank, world, parallel = _processes(model, device)
-    leader = rank == 0
-    if leader:
-        with storage_errors(states):
-            states.mkdir(parents=True, exist_ok=True)
-        log = MetricsLog(folder, state.step)
-    if not state.micro_batch:
+        anchored = settings.anchor > 0 and plan.trains_text and plan.method != "scratch"
+        self._anchor = Anchor(towers, settings) if anchored else None
+        counts = (len(self._batches(epoch)) for epoch in range(settings.epochs))
+        self._first_step = [0, *accumulate(counts)]  # of each epoch, and one past the last
+        self._steps = self._first_step[-1]
+        self._state = RunState()
+        self._rank, self._world, self._parallel = 0, 1, None
+        self._saved = 0.0
+
+    @property
+    def _leads(self) -> bool:
+        return self._rank == 0
+
+    def _batches(self, epoch: int) -> list[Batch]:
+        settings = self._settings
+        return epoch_batches(
+            self._examples, self._split.train, settings.batch_size, epoch, settings.seed
+        )
+
+    def begin(self, *, resume: bool) -> None:
+        """Load the last state if there is one to go on from, and make ready for the first step."""
+        if not self._steps:
+            raise TrainingDataError(
+                "in no epoch do two photos have unlike captions: there is nothing to tell apart",
+                hint="captions should say what makes each photo different, or train more "
+                "`--epochs`",
+            )
+        if resume and (self._states / LAST).exists():
+            self._state = self._trainable.load(self._states / LAST, self._identity)
+        towers = self._towers
+        self._rank, self._world, self._parallel = _processes(towers.model, towers.device)
+        if self._leads:
+            with storage_errors(self._states):
+                self._states.mkdir(parents=True, exist_ok=True)
+            self._log = MetricsLog(self._folder, self._state.step)
+        self._state.micro_batch = self._state.micro_batch or self._micro_batch()
+
+    def _micro_batch(self) -> int:
+        """How many pairs go through a tower at a time."""
         # Captions that are drawn in turn may all be the same in one epoch, which has no batch then.
-        batch = next(batch for epoch in range(settings.epochs) for batch in batches_of(epoch))
-        share = max(1, len(batch.photos) // world)
-        state.micro_batch = settings.micro_batch or min(
-            share, pairs_that_fit(towers, feed.inputs(batch, 0), precision, _memory(device))
+        epochs = range(self._settings.epochs)
+        batch = next(batch for epoch in epochs for batch in self._batches(epoch))
+        share = max(1, len(batch.photos) // self._world)
+        inputs = self._feed.inputs(batch, 0)
+        memory = _memory(self._towers.device)
+        return self._settings.micro_batch or min(
+            share, pairs_that_fit(self._towers, inputs, self._precision, memory)
         )
 
-    began = saved = time.monotonic()
-    earlier = state.seconds
-    stopped = f"all {settings.epochs} epochs done"
-    for epoch in range(state.epoch, settings.epochs):
-        if state.stale >= settings.patience:
-            stopped = f"validation recall did not rise for {settings.patience} epochs"
-            break
-        for step, batch in enumerate(batches_of(epoch), start=first_step[epoch]):
-            if step < state.step:  # done before the run was interrupted
-                continue
-            clock = time.monotonic()
-            torch.manual_seed(_step_seed(settings.seed, step) + rank)
-            rate = learning_rate(step, steps, settings.warmup, plan.learning_rate)
-            for group in run.optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
-            run.optimizer.zero_grad(set_to_none=True)
-            if anchor is not None:
-                anchor.backward(step, precision, parallel)
-            loss = backward(
-                towers,
-                feed.inputs(batch, step, rank, world),
-                objective,
-                micro_batch=state.micro_batch,
-                precision=precision,
-                parallel=parallel,
+    def train(self) -> Trained:
+        """All epochs that are left, or as many as validation asks for."""
+        settings, state = self._settings, self._state
+        stopped = f"all {settings.epochs} epochs done"
+        began = self._saved = time.monotonic()
+        earlier = state.seconds
+        for epoch in range(state.epoch, settings.epochs):
+            if state.stale >= settings.patience:
+                stopped = f"validation recall did not rise for {settings.patience} epochs"
+                break
+            for step, batch in enumerate(self._batches(epoch), start=self._first_step[epoch]):
+                if step < state.step:  # done before the run was interrupted
+                    continue
+                clock = time.monotonic()
+                figures = self._step(step, batch)
+                now = time.monotonic()
+                state.step, state.seconds = step + 1, earlier + now - began
+                if self._leads:
+                    self._tell(epoch, figures | {"pairs_per_s": len(batch.photos) / (now - clock)})
+                    if (
+                        now - self._saved > _STATE_EVERY_S
+                        and step + 1 < self._first_step[epoch + 1]
+                    ):
+                        self._save()
+            state.epoch = epoch + 1
+            if self._leads:
+                self._validate(epoch)
+            state.stale = _from_leader(state.stale, self._world)
+        if self._leads:
+            self._log.close()
+            self._trainable.load_parameters(self._states / BEST)
+        memory = peak_memory(self._towers.device)
+        return Trained(self._towers.state(), state, self._steps, stopped, memory)
+
+    def _step(self, step: int, batch: Batch) -> dict[str, float]:
+        """One step of the optimizer; its figures.
+
+        Raises:
+            ClipsearchError: the loss or a gradient is no number.
+        """
+        import torch
+
+        settings, trainable = self._settings, self._trainable
+        torch.manual_seed(_step_seed(settings.seed, step) + self._rank)
+        rate = learning_rate(step, self._steps, settings.warmup, self._plan.learning_rate)
+        for group in trainable.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        trainable.optimizer.zero_grad(set_to_none=True)
+        if self._anchor is not None:
+            self._anchor.backward(step, self._precision, self._parallel)
+        loss = backward(
+            self._towers,
+            self._feed.inputs(batch, step, self._rank, self._world),
+            self._objective,
+            micro_batch=self._state.micro_batch,
+            precision=self._precision,
+            parallel=self._parallel,
+        )
+        parameters = trainable.parameters
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            if self._leads:
+                self._save()  # this step changed nothing yet
+            raise ClipsearchError(
+                f"the loss is no number any more at step {step + 1} of {self._steps}; "
+                f"the last good state is {self._states / LAST}",
+                hint="begin again with a lower `--learning-rate`",
             )
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                if leader:
-                    run.save(states / LAST, state, identity)  # this step changed nothing yet
-                raise ClipsearchError(
-                    f"the loss is no number any more at step {step + 1} of {steps}; "
-                    f"the last good state is {states / LAST}",
-                    hint="begin again with a lower `--learning-rate`",
-                )
-            run.optimizer.step()
-            clamp_scale(model)
-            for name, value in run.average.items():
-                value.lerp_(parameters[name].detach(), 1 - settings.ema)
+        trainable.optimizer.step()
+        clamp_scale(self._towers.model)
+        for name, value in trainable.average.items():
+            value.lerp_(parameters[name].detach(), 1 - settings.ema)
+        return {"loss": loss, "learning_rate": rate, "gradient_norm": norm}
 
-            now = time.monotonic()
-            state.step, state.seconds = step + 1, earlier + now - began
-            if leader:
-                shown = TrainingProgress(
-                    step=state.step,
-                    steps=steps,
-                    epoch=epoch + 1,
-                    loss=loss,
-                    recall=state.recall,
-                    temperature=math.exp(-float(model.logit_scale.detach())),
-                    pairs_per_s=len(batch.photos) / (now - clock),
-                    seconds_left=state.seconds / state.step * (steps - state.step),
-                    memory_bytes=peak_memory(device),
-                )
-                log.write(
-                    "step",
-                    state.step,
-                    {
-                        "loss": loss,
-                        "learning_rate": rate,
-                        "gradient_norm": norm,
-                        "temperature": shown.temperature,
-                        "pairs_per_s": shown.pairs_per_s,
-                        "memory_bytes": shown.memory_bytes,
-                    },
-                )
-                if progress:
-                    progress(shown)
-                if now - saved > _STATE_EVERY_S and state.step < first_step[epoch + 1]:
-                    run.save(states / LAST, state, identity)
-                    saved = now
+    def _tell(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Log a step that was done, and show it."""
+        state = self._state
+        shown = TrainingProgress(
+            step=state.step,
+            steps=self._steps,
+            epoch=epoch + 1,
+            loss=figures["loss"],
+            recall=state.recall,
+            temperature=math.exp(-float(self._towers.model.logit_scale.detach())),
+            pairs_per_s=figures["pairs_per_s"],
+            seconds_left=state.seconds / state.step * (self._steps - state.step),
+            memory_bytes=peak_memory(self._towers.device),
+        )
+        more = {"temperature": shown.temperature, "memory_bytes": shown.memory_bytes}
+        self._log.write("step", state.step, {**figures, **more})
+        if self._progress:
+            self._progress(shown)
 
-        state.epoch = epoch + 1
-        if leader:
-            with run.averaged():
-                metrics = feed.vectors(split.validation).retrieval()
-                state.recall = mean_recall(metrics)
-                score = mean_reciprocal_rank(metrics)
-                rose = state.recall > state.best_recall or score > state.best
-                state.stale = 0 if rose else state.stale + 1
-                state.best_recall = max(state.recall, state.best_recall)
-                if score > state.best:
-                    state.best, state.best_epoch = score, epoch + 1
-                    run.save_parameters(states / BEST)
-            log.write(
-                "epoch",
-                state.step,
-                {"epoch": epoch + 1, "mean_recall": state.recall, **metrics.as_dict()},
-            )
-            run.save(states / LAST, state, identity)
-            saved = time.monotonic()
-        state.stale = _from_leader(state.stale, world)
+    def _validate(self, epoch: int) -> None:
+        """After an epoch: how good the model is, whether that is the best, and a state to keep."""
+        state = self._state
+        with self._trainable.averaged():
+            metrics = self._feed.vectors(self._split.validation).retrieval()
+            state.recall = mean_recall(metrics)
+            score = mean_reciprocal_rank(metrics)
+            rose = state.recall > state.best_recall or score > state.best
+            state.stale = 0 if rose else state.stale + 1
+            state.best_recall = max(state.recall, state.best_recall)
+            if score > state.best:
+                state.best, state.best_epoch = score, epoch + 1
+                self._trainable.save_parameters(self._states / BEST)
+        found = {"epoch": epoch + 1, "mean_recall": state.recall, **metrics.as_dict()}
+        self._log.write("epoch", state.step, found)
+        self._save()
 
-    if leader:
-        log.close()
-        run.load_parameters(states / BEST)
-    return Trained(towers.state(), state, steps, stopped, peak_memory(device))
+    def _save(self) -> None:
+        self._trainable.save(self._states / LAST, self._state, self._identity)
+        self._saved = time.monotonic()
 
 
 def _step_seed(seed: int, step: int) -> int:

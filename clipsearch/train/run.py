@@ -33,7 +33,7 @@ from clipsearch.train.inputs import (
 from clipsearch.train.loop import Feed, TrainingProgress, train
 from clipsearch.train.methods import prepare
 from clipsearch.train.metrics import IntArray, mean_recall, mean_reciprocal_rank
-from clipsearch.train.pairs import TEXT_UNREADABLE, carried_pairs, read_pairs
+from clipsearch.train.pairs import TEXT_UNREADABLE, Pairs, carried_pairs, read_pairs
 from clipsearch.train.prompts import GENERAL_PROMPTS
 from clipsearch.train.report import (
     Comparison,
@@ -108,7 +108,6 @@ def finetune(
     """
     settings = settings or Settings()
     output = expanded(output)
-    say = say or (lambda text: None)
     _check_output(output, resume)
     if pairs is None:
         library_photos = list(library_photos)
@@ -124,6 +123,7 @@ def finetune(
     torch.manual_seed(settings.seed)
 
     with _process_group(device) as leader, ExitStack() as held:
+        talk = _Talk(say, warn) if leader else _Talk(None, None)
         # Model.
         folder = None if from_scratch else find_model(model)
         if from_scratch:
@@ -134,45 +134,20 @@ def finetune(
         base_state = towers.state()
 
         # Data.
-        examples = _load(described, towers, settings.strict)
-        if leader:
-            say(examples.summary())
-            unread = [item.what for item in described.left_out if item.reason == TEXT_UNREADABLE]
-            if unread and warn:
-                warn(
-                    f"the captions of {len(unread):,} photos cannot be read, the first: "
-                    f"{Path(unread[0]).with_suffix('.txt')}",
-                    "make these files readable to you and begin again",
-                )
-        if settings.flip:
-            refuse_flips_of_sides(examples)
-        split = split_photos(
-            examples, validation=settings.validation, test=settings.test, seed=settings.seed
-        )
-        known = taught_photos(folder) if folder else set()
-        told = sum(examples.photo_digests[row] in known for row in split.test)
-        if told and leader and warn:
-            warn(
-                f"the base model was taught with {told:,} of the {len(split.test):,} photos that"
-                " judge: its figures flatter it, and a gain may not show",
-                "name with `--model` the model that it was tuned from, to learn all pairs at once",
-            )
-        guarded = None if general is None else _load(general, towers, strict=False)
-        if guarded is not None and len(guarded) < 2:
-            raise TrainingDataError(
-                f"{guard} has one photo only: half of the guard photos choose and half judge",
-                hint="bring two guard photos at least; a thousand tell more",
-            )
+        examples, split = _load_pairs(described, towers, settings, talk)
+        if folder is not None:
+            _warn_of_taught(folder, examples, split, talk)
+        guarded = None if general is None else _load_guard(general, towers, guard)
         album = _album(library_photos, towers) if leader else None
 
         # What the base model can do.
         plan = prepare(towers, settings, len(split.train), scratch=from_scratch is not None)
-        if leader:
-            say(f"method {plan.method}: {plan.reason}")
+        talk.say(f"method {plan.method}: {plan.reason}")
         feed = Feed(towers, plan, examples, settings)
-        base_test = feed.vectors(split.test) if leader else None
-        guard_set = _GuardSet.of(guarded, towers, plan, settings) if guarded and leader else None
-        base_drift = _drift_vectors(towers, album) if album is not None else None
+        trial = None
+        if leader:
+            guard_set = _GuardSet.of(guarded, towers, plan, settings) if guarded else None
+            trial = _Trial.begin(towers, feed, split, guard_set, album)
 
         # Training.
         if leader:
@@ -195,56 +170,40 @@ def finetune(
             resume=resume,
             progress=progress,
         )
-        if not leader:
+        if trial is None:
             return None
-        assert base_test is not None
 
         # Mixture of base and tuned weights.
         alpha = 1.0
         tried: dict[str, dict[str, float]] = {}
         if settings.wise_ft and not from_scratch:
-            say("looking for the best mixture of base and tuned weights")
-            alpha, tried = _best_alpha(
-                towers, base_state, trained.weights, feed, split, guard_set, settings.guard_points
-            )
+            talk.say("looking for the best mixture of base and tuned weights")
+            alpha, tried = _best_alpha(trial, base_state, trained.weights, settings.guard_points)
         final = mixture(base_state, trained.weights, alpha)
-        rows, _ = examples.captions_of(split.train)
-        taught = [examples.captions[row] for row in rows] if alpha else []
-        # Photos that chose the mixture have had their say too: only the test photos have not.
-        shown = [*split.train, *split.validation] if alpha else []
-        digests = [examples.photo_digests[row] for row in shown]
-        save_model(towers, final, output, taught=taught, taught_photos=digests)
-        # The figures are those of the file: with weights rounded as they lie in it.
-        towers.load({n: v.to(towers.stored.get(n, v.dtype)).to(v.dtype) for n, v in final.items()})
+        _keep_model(towers, final, output, examples, split, has_learned=alpha > 0)
 
         # Report.
-        test = Comparison.of(base_test, feed.vectors(split.test))
-        guard_comparison = guard_set.comparison() if guard_set else None
-        promoted, verdict = judge(test, guard_comparison, alpha, settings.guard_points)
-        drift = None
-        if base_drift is not None and album is not None:
-            drift = _drift(base_drift, _drift_vectors(towers, album))
+        outcome = trial.outcome(alpha, settings.guard_points)
         report = TrainingReport(
             output=output,
             base=from_scratch or str(model),
             method=plan.method,
             reason=plan.reason,
-            photos={"train": len(split.train), "validation": len(split.validation),
-                    "test": len(split.test)},
+            photos={name: len(rows) for name, rows in split._asdict().items()},
             summary=examples.summary(),
-            test=test,
-            guard=guard_comparison,
-            drift=drift,
+            test=outcome.test,
+            guard=outcome.guard,
+            drift=outcome.drift,
             alpha=alpha,
             keeps_image_vectors=folder is not None
             and fingerprints(folder).image == fingerprints(output).image,
-            promoted=promoted,
-            verdict=verdict,
+            promoted=outcome.promoted,
+            verdict=outcome.verdict,
             steps=trained.state.step,
             stopped=trained.stopped,
             seconds=trained.state.seconds,
             peak_bytes=trained.peak_bytes,
-        )  # fmt: skip
+        )
         record = {
             **report.as_dict(),
             "identity": identity,
@@ -268,6 +227,18 @@ def mixture(base: Mapping[str, Any], tuned: Mapping[str, Any], alpha: float) -> 
         name: value.lerp(tuned[name], alpha) if value.is_floating_point() else tuned[name]
         for name, value in base.items()
     }
+
+
+class _Talk:
+    """What is said to the user; nothing where nobody listens."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None] | None,
+        warn: Callable[[str, str | None], None] | None,
+    ) -> None:
+        self.say = say or (lambda text: None)
+        self.warn = warn or (lambda text, hint: None)
 
 
 class _GuardSet(NamedTuple):
@@ -301,14 +272,57 @@ class _GuardSet(NamedTuple):
         return Comparison.of(self.base_reporting, self.feed.vectors(self.reporting))
 
 
+Drifting = tuple["Float32Array", "Float32Array"]  # vectors of the library's photos, of prompts
+
+
+class _Outcome(NamedTuple):
+    """What the tuned model is worth beside its base."""
+
+    test: Comparison
+    guard: Comparison | None
+    drift: Drift | None
+    promoted: bool
+    verdict: str
+
+
+class _Trial(NamedTuple):
+    """What the base model can do, to be set beside what the same towers can do afterwards."""
+
+    towers: Towers
+    feed: Feed
+    split: Split
+    base_test: Vectors
+    guard: _GuardSet | None
+    album: UInt8Array | None
+    base_drift: Drifting | None
+
+    @classmethod
+    def begin(
+        cls,
+        towers: Towers,
+        feed: Feed,
+        split: Split,
+        guard: _GuardSet | None,
+        album: UInt8Array | None,
+    ) -> _Trial:
+        drift = None if album is None else _drift_vectors(towers, album)
+        return cls(towers, feed, split, feed.vectors(split.test), guard, album, drift)
+
+    def outcome(self, alpha: float, guard_points: float) -> _Outcome:
+        """By the weights as they are now, which hold `alpha` of the tuned ones."""
+        test = Comparison.of(self.base_test, self.feed.vectors(self.split.test))
+        guard = self.guard.comparison() if self.guard else None
+        drift = None
+        if self.base_drift is not None and self.album is not None:
+            photos, prompts = zip(
+                self.base_drift, _drift_vectors(self.towers, self.album), strict=True
+            )
+            drift = measure_drift(photos, prompts)
+        return _Outcome(test, guard, drift, *judge(test, guard, alpha, guard_points))
+
+
 def _best_alpha(
-    towers: Towers,
-    base: State,
-    tuned: State,
-    feed: Feed,
-    split: Split,
-    guard: _GuardSet | None,
-    allowed: float,
+    trial: _Trial, base: State, tuned: State, allowed: float
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """The mixture that validates best among those that lose at most `allowed` guard points.
 
@@ -317,8 +331,8 @@ def _best_alpha(
     tried: dict[str, dict[str, float]] = {}
     scores: dict[float, float] = {}
     for alpha in _ALPHAS:
-        towers.load(mixture(base, tuned, alpha))
-        metrics = feed.vectors(split.validation).retrieval()
+        trial.towers.load(mixture(base, tuned, alpha))
+        metrics = trial.feed.vectors(trial.split.validation).retrieval()
         scores[alpha] = mean_reciprocal_rank(metrics)
         tried[f"{alpha:g}"] = {
             "mean_reciprocal_rank": scores[alpha],
@@ -326,17 +340,78 @@ def _best_alpha(
         }
     # Best first, and of equals the nearer to the base; guard pairs are many, so lazily.
     for alpha in sorted(scores, key=lambda alpha: (-scores[alpha], alpha)):
-        if guard is None or alpha == 0:
+        if trial.guard is None or alpha == 0:
             return alpha, tried
-        towers.load(mixture(base, tuned, alpha))
-        lost, error = guard.points_lost()
+        trial.towers.load(mixture(base, tuned, alpha))
+        lost, error = trial.guard.points_lost()
         tried[f"{alpha:g}"] |= {"guard_points_lost": lost, "guard_error": error}
         if lost + error <= allowed:
             return alpha, tried
     raise AssertionError("alpha 0 is always allowed")
 
 
-def _load(pairs: Any, towers: Towers, strict: bool) -> Examples:
+def _keep_model(
+    towers: Towers,
+    weights: State,
+    output: Path,
+    examples: Examples,
+    split: Split,
+    *,
+    has_learned: bool,
+) -> None:
+    """Write the model, and leave the towers as it was written: rounded as it lies in its file."""
+    rows, _ = examples.captions_of(split.train)
+    taught = [examples.captions[row] for row in rows] if has_learned else []
+    # Photos that chose the mixture have had their say too: only the test photos have not.
+    shown = [*split.train, *split.validation] if has_learned else []
+    digests = [examples.photo_digests[row] for row in shown]
+    save_model(towers, weights, output, taught=taught, taught_photos=digests)
+    towers.load({n: v.to(towers.stored.get(n, v.dtype)).to(v.dtype) for n, v in weights.items()})
+
+
+def _load_pairs(
+    described: Pairs, towers: Towers, settings: Settings, talk: _Talk
+) -> tuple[Examples, Split]:
+    examples = _load(described, towers, settings.strict)
+    talk.say(examples.summary())
+    unread = [item.what for item in described.left_out if item.reason == TEXT_UNREADABLE]
+    if unread:
+        talk.warn(
+            f"the captions of {len(unread):,} photos cannot be read, the first: "
+            f"{Path(unread[0]).with_suffix('.txt')}",
+            "make these files readable to you and begin again",
+        )
+    if settings.flip:
+        refuse_flips_of_sides(examples)
+    split = split_photos(
+        examples, validation=settings.validation, test=settings.test, seed=settings.seed
+    )
+    return examples, split
+
+
+def _warn_of_taught(folder: Path, examples: Examples, split: Split, talk: _Talk) -> None:
+    """Say so where the base model was tuned with photos that are to judge it."""
+    known = taught_photos(folder)
+    told = sum(examples.photo_digests[row] in known for row in split.test)
+    if told:
+        talk.warn(
+            f"the base model was taught with {told:,} of the {len(split.test):,} photos that"
+            " judge: its figures flatter it, and a gain may not show",
+            "name with `--model` the model that it was tuned from, to learn all pairs at once",
+        )
+
+
+def _load_guard(general: Pairs, towers: Towers, guard: Path | str | None) -> Examples:
+    guarded = _load(general, towers, strict=False)
+    if len(guarded) < 2:
+        raise TrainingDataError(
+            f"{guard} has one photo only: half of the guard photos choose and half judge",
+            hint="bring two guard photos at least; a thousand tell more",
+        )
+    return guarded
+
+
+def _load(pairs: Pairs, towers: Towers, strict: bool) -> Examples:
     return load_examples(pairs, towers.preprocess, towers.tokenise, strict=strict)
 
 
@@ -425,15 +500,9 @@ def _album(photos: Iterable[Path], towers: Towers) -> UInt8Array | None:
     return np.stack(pixels) if pixels else None
 
 
-def _drift_vectors(towers: Towers, album: UInt8Array) -> tuple[Float32Array, Float32Array]:
+def _drift_vectors(towers: Towers, album: UInt8Array) -> Drifting:
     tokens, _ = towers.tokenise(GENERAL_PROMPTS)
     return towers.embed_pixels(album), towers.embed_tokens(tokens)
-
-
-def _drift(
-    before: tuple[Float32Array, Float32Array], after: tuple[Float32Array, Float32Array]
-) -> Drift:
-    return measure_drift((before[0], after[0]), (before[1], after[1]))
 
 
 def _versions() -> dict[str, str]:

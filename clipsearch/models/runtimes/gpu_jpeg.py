@@ -7,8 +7,12 @@ colours are brought back to full size: 0.2 grey levels on average, which leaves 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from clipsearch.models.preprocess import Preprocess, is_strip
 from clipsearch.models.torchvision_shim import import_torchvision
@@ -35,7 +39,7 @@ class GpuJpegs:
     """Makes pixels of plain JPEGs; for one thread.
 
     Raises:
-        ImportError, RuntimeError, OSError: this torchvision or GPU cannot.
+        ImportError, RuntimeError: torchvision cannot be imported.
     """
 
     def __init__(self, preprocess: Preprocess, *, device: str = "cuda") -> None:
@@ -49,8 +53,14 @@ class GpuJpegs:
         self._device = device
         self._rgb = ImageReadMode.RGB
         self._decode_jpeg: Any = decode_jpeg
-        if device == "cuda":
-            torch.empty(1, device=device)  # a GPU that is not there is found out now
+
+    def works(self) -> bool:
+        """Whether a JPEG comes out at all: torchvision may be built without nvJPEG."""
+        colour = (200, 120, 40)
+        written = io.BytesIO()
+        Image.new("RGB", (64, 48), colour).save(written, "JPEG")
+        (pixels,) = self.pixels([(written.getvalue(), 64, 48, 1)])
+        return pixels is not None and bool(np.abs(pixels.mean(axis=(0, 1)) - colour).max() < 3)
 
     def takes(self, width: int, height: int) -> bool:
         """Whether a picture of this size is worth trying."""
