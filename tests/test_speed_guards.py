@@ -17,6 +17,7 @@ from conftest import draw_photo
 from PIL import Image, JpegImagePlugin
 
 from clipsearch.library import Library, reading
+from clipsearch.models import encoder
 from clipsearch.models.encoder import LocalEncoder
 from clipsearch.models.runtimes import openvino_core
 from clipsearch.photos import decode
@@ -112,6 +113,13 @@ def test_unchanged_files_are_neither_opened_nor_loaded_a_model_for(
     # A moved file is read for its digest; its picture is not needed. The first is read twice: it
     # tells whether to load the model while the other files are still being looked at.
     assert counter.calls == {"decode_photo": 5, "read": 12}
+
+
+def test_a_look_that_finds_nothing_new_does_not_look_for_a_gpu(library: Library, counter: Counter):
+    counter.count(encoder, "resolve_device")  # which imports torch where there is a sign of one
+    report = Library.open(library.folder, threads=1).index()
+    assert report.unchanged == PHOTOS
+    assert counter.calls == {}
 
 
 def test_the_model_is_loaded_while_files_are_looked_at_and_compiled_once(

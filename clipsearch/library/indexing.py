@@ -238,11 +238,12 @@ class IndexRun:
 
     def _best(self, readers: ReaderProcesses, files: int) -> Reader:
         """Processes where threads could not read as fast as the encoder goes."""
-        here, device = readers.here, self._encoder.device
-        if files < LEAST_FILES or self._threads < LEAST_PROCESSES or device not in FAST_DEVICES:
-            return here
+        if files < LEAST_FILES or self._threads < LEAST_PROCESSES:
+            return readers.here
+        if self._encoder.device not in FAST_DEVICES:
+            return readers.here
         if files >= LEAST_FILES_FOR_GPU:
-            readers.add(GpuPhotoReader(here), min(self._threads // 4, MOST_WITH_GPU))
+            readers.add(GpuPhotoReader(readers.here), min(self._threads // 4, MOST_WITH_GPU))
         return readers
 
     def _load_ahead(self, pipeline: Pipeline[FileJob], known: KnownPhotos, first: FileJob) -> None:

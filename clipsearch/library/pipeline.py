@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from clipsearch.errors import ModelError, NoVector, SkippedPhoto
@@ -50,17 +51,29 @@ class Pipeline(Generic[Job]):
 
     def __init__(self, encoder: LocalEncoder, *, threads: int) -> None:
         self._encoder = encoder
-        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._encoders = encoder.batches_at_once
-        self._encoding = ThreadPoolExecutor(self._encoders, thread_name_prefix="encode")
         self._threads = threads
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    @cached_property
+    def _encoders(self) -> int:
+        """How many batches are encoded at a time.
+
+        Not asked before there is one: on a machine with a GPU the answer takes an import of torch.
+        """
+        return self._encoder.batches_at_once
+
+    @cached_property
+    def _encoding(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._encoders, thread_name_prefix="encode")
 
     def __enter__(self) -> Pipeline[Job]:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        self._encoding.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._readers, self._loader, self.__dict__.get("_encoding")):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def load_ahead(self, is_needed: Callable[[], bool]) -> None:
         """Load the encoder while the caller goes on, if it is needed.
@@ -68,7 +81,7 @@ class Pipeline(Generic[Job]):
         What fails in it fails again, and is told, when that file is read or the first batch is
         encoded.
         """
-        self._encoding.submit(lambda: self._encoder.load() if is_needed() else None)
+        self._loader.submit(lambda: self._encoder.load() if is_needed() else None)
 
     def run(
         self,
@@ -96,10 +109,15 @@ class Pipeline(Generic[Job]):
     ) -> Iterator[Reading[Job]]:
         pending = iter(jobs)
         groups = iter(lambda: list(islice(pending, at_once)), [])
+        first = next(groups, None)
+        if first is None:
+            return
         pictures_ahead = (2 + self._encoders) * self._encoder.batch_size
         ahead = deque(
             self._readers.submit(read, group)
-            for group in islice(groups, -(-pictures_ahead // at_once) + self._threads)
+            for group in chain(
+                [first], islice(groups, -(-pictures_ahead // at_once) + self._threads - 1)
+            )
         )
         while ahead:
             yield from ahead.popleft().result()
