@@ -315,7 +315,7 @@ def gpu(result: dict[str, Any]) -> str:
             f"Whole runs of `index` over {about}, the model loaded, and what limits them:\n"
         )
     else:
-        parts.append(f"What limits `index` over {about} (whole runs of it are below):\n")
+        parts.append(f"What limits `index`, over {about}:\n")
     rows = [
         [f"`index`, {name}", f"{rate:,.0f}"]
         + [f"{100 * share:.0f} %" for share in shares_of_index(result, name).values()]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipsearch.library.reading import Found, PhotoReader
+from clipsearch.library.reading import Found, GpuPhotoReader, PhotoReader
 
 
 class CrashingReader(PhotoReader):
@@ -15,9 +15,10 @@ class CrashingReader(PhotoReader):
 
     def read(self, paths: Sequence[str]) -> list[Found]:
         for path in paths:
-            tried = Path(path + ".tried")
-            if "always" in path or ("once" in path and not tried.exists()):
-                tried.touch()
+            tries = Path(path + ".tries")
+            done = len(tries.read_text()) if tries.exists() else 0
+            if "always" in path or ("twice" in path and done < 2):
+                tries.write_text("x" * (done + 1))
                 os._exit(9)
         return super().read(paths)
 
@@ -35,11 +36,39 @@ class FailingReader(PhotoReader):
         return super().read(paths)
 
 
-class SlowReader(PhotoReader):
-    """Tells which process read a file: its number lies beside it."""
+class MarkingReader(PhotoReader):
+    """Tells which process read a file: its number lies beside it. Takes its time over each."""
+
+    seconds = 0.02
 
     def read(self, paths: Sequence[str]) -> list[Found]:
         for path in paths:
             Path(path + ".read").write_text(str(os.getpid()))
-            time.sleep(0.02)
+            time.sleep(self.seconds)
         return super().read(paths)
+
+
+class UnwillingReader(PhotoReader):
+    """Cannot be made ready, as one whose GPU is not there."""
+
+    def prepare(self) -> None:
+        raise RuntimeError("no GPU")
+
+
+class LateReader(PhotoReader):
+    """Is long in being made ready."""
+
+    def prepare(self) -> None:
+        time.sleep(60)
+
+
+class MarkingGpuReader(GpuPhotoReader):
+    """Leaves a mark beside the first file of a group that the GPU was asked about."""
+
+    CHECKED = 4
+
+    def read(self, paths: Sequence[str]) -> list[Found]:
+        found = super().read(paths)
+        if self._gpu is not None:
+            Path(paths[0] + ".gpu").touch()
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 
@@ -64,7 +65,11 @@ class Store:
         self.catalog = Catalog.open(folder)
         self.root = self.catalog.add_root("/photos", {})
         self.model: Model = self.catalog.add_model("tiny", FINGERPRINTS, dim)
-        self.known = KnownPhotos(folder, self.model.id)
+
+    def knows(self, content: str) -> bool:
+        """Whether the photo has a vector; asked as readers do, by a connection that is closed."""
+        with closing(KnownPhotos(self.folder, self.model.id)) as known:
+            return known.has_vector(digest(content))
 
     def scan(self, now: dict[str, str], *, unreadable: Sequence[str] = ()) -> Changes:
         """Bring the catalogue to `now` (path: content), as `index` does; what it counted.
@@ -98,8 +103,7 @@ class Store:
                 total += catalog.commit_batch(self.model.id, scan_id, [], [problem])
                 continue
             content = now[path]
-            known = self.known.has_vector(digest(content))
-            vector = None if known else vector_of(content, self.model.dim)
+            vector = None if self.knows(content) else vector_of(content, self.model.dim)
             one = Entry(self.root.id, file, digest(content), FACTS, vector)
             total += catalog.commit_batch(self.model.id, scan_id, [one])
         total += catalog.remove_files(gone, scan_id)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_photo
+from odd_readers import MarkingGpuReader
 from PIL import Image
 from test_gradcache import assert_same_gradients, gradients, plain_gradients, some_inputs
 from tiny_models import VIT, write_model
@@ -271,18 +272,20 @@ def test_what_nvjpeg_cannot_decode_costs_itself_only(drawn: list[Path]) -> None:
     assert [pixels is None for pixels in found] == [place == 2 for place in range(6)]
 
 
-def test_processes_with_a_gpu_read_the_usual_pixels(
-    drawn: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def wait_for_extra(readers: ReaderProcesses) -> None:
+    until = time.monotonic() + 60
+    while not readers._extra.qsize() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert readers._extra.qsize()
+
+
+def test_processes_with_a_gpu_read_the_usual_pixels(drawn: list[Path]) -> None:
     files = [str(file) for file in drawn]
     preprocess = Preprocess(256, "squash")
     usual = PhotoReader(preprocess).read(files)
     with ReaderProcesses(PhotoReader(preprocess), 1) as readers:
         readers.add(GpuPhotoReader(readers.here), 1)
-        until = time.monotonic() + 60
-        while readers._free.qsize() < 2 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert readers._free.qsize() == 2
+        wait_for_extra(readers)
         readers.read(files)
         found = readers.read(files)
     differences = [
@@ -298,9 +301,18 @@ def test_a_long_run_is_read_with_the_gpu(
 ) -> None:
     for name in ("LEAST_FILES", "LEAST_FILES_FOR_GPU"):
         monkeypatch.setattr(indexing, name, 1)
-    with Library.open(tmp_path / "library", device="cuda") as library:
+    monkeypatch.setattr(indexing, "GpuPhotoReader", MarkingGpuReader)
+    add = ReaderProcesses.add
+
+    def add_and_wait(self: ReaderProcesses, reader: PhotoReader, count: int) -> None:
+        add(self, reader, count)
+        wait_for_extra(self)
+
+    monkeypatch.setattr(ReaderProcesses, "add", add_and_wait)
+    with Library.open(tmp_path / "library", device="cuda", threads=4) as library:
         report = library.index([drawn[0].parent])
         assert (report.embedded, report.skipped) == (48, [])
+        assert list(drawn[0].parent.glob("*.gpu"))
         for file in drawn[::12]:
             (best,) = library.query(image=file, k=1, include_self=True)
             assert Path(best.path) == file

@@ -25,6 +25,7 @@ from clipsearch.library.processes import (
     LEAST_FILES,
     LEAST_FILES_FOR_GPU,
     LEAST_PROCESSES,
+    MOST_PROCESSES,
     MOST_WITH_GPU,
     ReaderProcesses,
 )
@@ -138,8 +139,8 @@ class IndexRun:
         with (
             closing(Spool()) as spool,
             closing(KnownPhotos(self._catalog.folder, self._model.id)) as known,
-            self._readers(known) as readers,
             Pipeline[FileJob](self._encoder, threads=self._threads) as pipeline,
+            self._readers(known) as readers,  # ended first: the pipeline waits for who reads
         ):
             for root in roots:
                 gone += self._look_at(root, spool, partial(self._load_ahead, pipeline, known))
@@ -157,7 +158,7 @@ class IndexRun:
         here = PhotoReader(
             self._encoder.preprocess, max_megapixels=self._max_megapixels, known=known
         )
-        return ReaderProcesses(here, self._threads)
+        return ReaderProcesses(here, min(self._threads, MOST_PROCESSES))
 
     def _look_at(
         self, root: Root, spool: Spool, load_ahead: Callable[[FileJob], None]
@@ -302,8 +303,8 @@ class IndexRun:
             return 0
         done = 0
         with (
-            self._readers() as readers,
             Pipeline[PhotoJob](self._encoder, threads=self._threads) as pipeline,
+            self._readers() as readers,
         ):
             reader = self._best(readers, total)
             read = partial(_read_photos, reader)

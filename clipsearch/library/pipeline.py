@@ -2,7 +2,7 @@
 
 Decoding and encoding release the interpreter lock, so on a few cores threads overlap as processes
 would, without copying pictures between them; for many cores the threads that read hand their files
-to processes (`reading.py`). The caller's thread takes finished batches in the order of the files
+to processes (`processes.py`). The caller's thread takes finished batches in the order of the files
 and commits them; nothing waits in memory but the few batches between the stages.
 """
 
@@ -116,7 +116,7 @@ class Pipeline(Generic[Job]):
         ahead = deque(
             self._readers.submit(read, group)
             for group in chain(
-                [first], islice(groups, -(-pictures_ahead // at_once) + self._threads - 1)
+                [first], islice(groups, max(-(-pictures_ahead // at_once), self._threads) - 1)
             )
         )
         while ahead:

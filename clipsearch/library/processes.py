@@ -3,7 +3,7 @@
 Decoding itself leaves the interpreter lock to other threads; what is done around it (headers, EXIF,
 bookkeeping: a seventh of the time) does not, so that threads read some 1,200 photos a second of
 500 px at most, however many cores there are. A GPU takes ten times as many. Processes spread the
-work over interpreters, and a file that crashes a decoder costs itself only.
+work over interpreters, and a file that crashes its decoder there costs itself only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from queue import PriorityQueue
-from typing import IO, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from queue import Empty, SimpleQueue
+from typing import IO, Any
 
 import numpy as np
 
@@ -27,14 +29,16 @@ from clipsearch.library.reading import Found, PhotoReader
 # Fewer files are read before as many interpreters have started.
 LEAST_FILES = 1000
 LEAST_PROCESSES = 4
-# A process with a GPU takes 5 seconds to start, and half a gigabyte of the GPU's memory.
+# More read faster than one process can hand on.
+MOST_PROCESSES = 32
+# A process with a GPU takes 5 seconds to start, and up to a gigabyte of the GPU's memory.
 LEAST_FILES_FOR_GPU = 20_000
 MOST_WITH_GPU = 4
 # Whose towers take more photos than threads can read.
 FAST_DEVICES = ("cuda",)
 
 _FILES_AT_ONCE = 32  # in one message: what a message costs, it costs this process's interpreter
-_PIPE_BYTES = 1 << 18  # Linux's own 64 KB take more turns; all pipes of a user have 64 MB
+_PIPE_BYTES = 1 << 18  # Linux's own 64 KB take four times the turns
 
 
 class ReaderProcesses:
@@ -54,80 +58,113 @@ class ReaderProcesses:
         self._works = True
         self._closed = False
         self._lock = threading.Lock()
-        self._starting: set[_Process] = set()
-        self._started: set[_Process] = set()
-        self._free: PriorityQueue[_Place] = PriorityQueue()
-        for number in range(count):
-            self._free.put(_Place(True, number, None))
+        self._alive: set[_Process] = set()
+        self._usual: SimpleQueue[_Process | None] = SimpleQueue()  # None: not started
+        self._extra: SimpleQueue[_Process | None] = SimpleQueue()
+        for _ in range(count):
+            self._usual.put(None)
 
     def __enter__(self) -> ReaderProcesses:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """To be called when no thread reads any more."""
+        """End all processes, whatever they do. A `read` that goes on is broken off."""
         with self._lock:
             self._closed = True
-            for process in self._starting:
-                process.kill()  # whoever started it sees to the rest
-            for process in self._started:
-                process.close()
+            for process in self._alive:
+                process.kill()  # whoever waits for it closes it
+        for queue in (self._usual, self._extra):
+            with contextlib.suppress(Empty):
+                while True:
+                    self._close(queue.get_nowait())
 
     def add(self, reader: PhotoReader, count: int) -> None:
         """Have `count` more processes, which come first once they are there: they start meanwhile.
 
         One that cannot be started, or is lost, is done without.
         """
-        for number in range(count):
-            starter = threading.Thread(target=self._add_one, args=(reader, number), daemon=True)
-            starter.start()
+        for _ in range(count):
+            threading.Thread(target=self._add_one, args=(reader,), daemon=True).start()
 
-    def _add_one(self, reader: PhotoReader, number: int) -> None:
-        with contextlib.suppress(*_LOST):
-            self._free.put(_Place(False, number, self._start(reader)))
+    def _add_one(self, reader: PhotoReader) -> None:
+        with contextlib.suppress(CancelledError, *_LOST):
+            self._give_back(self._extra, self._start(reader))
+
+    def read(self, paths: Sequence[str]) -> list[Found]:
+        """As `PhotoReader.read`; a file that ends two processes when it is read alone is skipped.
+
+        Raises:
+            CancelledError: the processes were ended meanwhile.
+        """
+        try:
+            process = self._extra.get_nowait()
+        except Empty:
+            pass
+        else:
+            assert process is not None
+            with contextlib.suppress(*_LOST):
+                return self._ask(self._extra, process, paths)
+        return self._read_usual(paths)
+
+    def _read_usual(self, paths: Sequence[str]) -> list[Found]:
+        for _ in range(1 if len(paths) > 1 else 2):
+            process = self._usual.get()
+            if process is None:
+                process = self._start_usual()
+            if process is None:
+                self._usual.put(None)
+                return self.here.read(paths)
+            with contextlib.suppress(*_LOST):
+                return self._ask(self._usual, process, paths)
+            self._usual.put(None)
+        if len(paths) > 1:
+            return [one for path in paths for one in self._read_usual([path])]
+        # Not to be tried again: the next run may read it in its own process.
+        return [SkippedPhoto(paths[0], "whatever decodes it crashes")]
+
+    def _ask(
+        self, queue: SimpleQueue[_Process | None], process: _Process, paths: Sequence[str]
+    ) -> list[Found]:
+        """What the process finds, which then waits in the queue again."""
+        try:
+            found = process.read(paths)
+        except BaseException:
+            # Lost, or with half an answer on the way: nobody else must get the other half.
+            self._close(process)
+            if self._closed:
+                raise CancelledError from None
+            raise
+        self._give_back(queue, process)
+        # What went wrong there goes wrong here too, and is told in the usual way.
+        return self.here.read(paths) if found is None else found
+
+    def _give_back(self, queue: SimpleQueue[_Process | None], process: _Process) -> None:
+        with self._lock:
+            if not self._closed:
+                queue.put(process)
+                return
+        self._close(process)
+
+    def _close(self, process: _Process | None) -> None:
+        if process is not None:
+            process.close()
+            with self._lock:
+                self._alive.discard(process)
 
     def _start(self, reader: PhotoReader) -> _Process:
         with self._lock:  # none may be started after all were ended
             if self._closed:
-                raise EOFError
+                raise CancelledError
             process = _Process()
-            self._starting.add(process)
+            self._alive.add(process)
         try:
             process.begin(reader)
-        except _LOST:
-            process.close()
-            raise
-        finally:
-            with self._lock:
-                self._starting.remove(process)
-        with self._lock:
-            self._started.add(process)
+        except BaseException:
+            self._close(process)
             if self._closed:
-                process.close()
+                raise CancelledError from None
+            raise
         return process
-
-    def read(self, paths: Sequence[str]) -> list[Found]:
-        """As `PhotoReader.read`; a file that ends its process also when it is alone is skipped."""
-        place = self._free.get()
-        found: list[Found] | None = None
-        lost = False
-        try:
-            if place.process is None:
-                place = place._replace(process=self._start_usual())
-            if place.process is not None:
-                found = place.process.read(paths)
-        except _LOST:
-            assert place.process is not None
-            place.process.close()
-            place, lost = place._replace(process=None), True
-        finally:
-            if place.process is not None or not place.is_extra:
-                self._free.put(place)
-        if not lost:
-            # Also what went wrong there: it goes wrong here too, and is told in the usual way.
-            return self.here.read(paths) if found is None else found
-        if len(paths) > 1:
-            return [one for path in paths for one in self.read([path])]
-        return self.read(paths) if place.is_extra else [_crashed(paths[0])]
 
     def _start_usual(self) -> _Process | None:
         """None where no process can be started, now or later."""
@@ -139,46 +176,40 @@ class ReaderProcesses:
         return None
 
 
-class _Place(NamedTuple):
-    """Who reads next: the least of them. `number` tells those of a kind apart."""
-
-    is_usual: bool
-    number: int
-    process: _Process | None
-
-    @property
-    def is_extra(self) -> bool:
-        return not self.is_usual
-
-
-def _crashed(path: str) -> SkippedPhoto:
-    return SkippedPhoto(path, "the process that decoded it crashed or was ended", retry=True)
-
-
-# A numerical library's threads would spin at the start of each process on every core.
-_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-
-
 # One end -----------------------------------------------------------------------------------------
 
 # The other end is gone, or what it says cannot be understood.
 _LOST = (OSError, EOFError, ValueError, pickle.UnpicklingError)
 
+# A numerical library's threads would spin at the start of each process on every core.
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+
+# The search path comes first: this package may have been found by it alone.
+_START = """
+import pickle, struct, sys
+length, buffers = struct.unpack("<QQ", sys.stdin.buffer.raw.read(16))
+sys.path[:] = pickle.loads(sys.stdin.buffer.raw.read(length))
+from clipsearch.library.processes import serve
+serve()
+"""
+
 
 class _Process:
-    """One process that reads; for one thread at a time."""
+    """One process that reads; for one thread at a time, but for `kill`."""
 
     def __init__(self) -> None:
         if not sys.executable:  # as in a program that only embeds Python
             raise FileNotFoundError
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            pipesize=_PIPE_BYTES,
-            env=os.environ | _ONE_THREAD,
-        )
+        with _interrupts_held():
+            self._process = subprocess.Popen(
+                # -P: what lies in the current folder is no module of Python's own.
+                [sys.executable, "-P", "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env=os.environ | _ONE_THREAD,
+            )
+        _widen(self._stdout)
 
     def begin(self, reader: PhotoReader) -> None:
         """Tell it how to read, and wait until it can."""
@@ -215,20 +246,30 @@ class _Process:
                 stream.close()
 
 
-# The process that asks decides when to stop: whoever presses Ctrl-C means that one. The search path
-# comes before this package, which may have been found by it alone.
-_START = """
-import pickle, signal, struct, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-length, buffers = struct.unpack("<QQ", sys.stdin.buffer.raw.read(16))
-sys.path[:] = pickle.loads(sys.stdin.buffer.raw.read(length))
-from clipsearch.library.processes import serve
-serve()
-"""
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Who is started inside never hears of Ctrl-C: the process that asks decides when to stop."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where `serve` must do
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """Let more of an answer lie in the pipe, where the system lets us."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def serve() -> None:
     """The life of a process that reads: answers what comes on stdin until that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a decoder prints must not come between the answers

@@ -22,6 +22,7 @@ from clipsearch.store.known import KnownPhotos
 if TYPE_CHECKING:
     from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
 
+_LEAST_GIGABYTES = 6.0  # of a GPU's memory that is free, for up to four readers of one each
 _ENOUGH = 8  # photos in a row that a working GPU would not all fail at
 # How far a GPU's pixels may be from the usual ones, in grey levels: on average, and in the worst
 # photo. The usual decoder's own scaling of a JPEG moves them by 0.9 and 2.1.
@@ -120,10 +121,13 @@ class GpuPhotoReader(PhotoReader):
         """Called once by a process that is there to read.
 
         Raises:
-            RuntimeError: the GPU decodes nothing. torchvision's own errors come through too.
+            RuntimeError: the GPU decodes nothing, or has no memory to spare. torchvision's own
+                errors come through too.
         """
-        from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs
+        from clipsearch.models.runtimes.gpu_jpeg import GpuJpegs, free_gigabytes
 
+        if free_gigabytes() < _LEAST_GIGABYTES:
+            raise RuntimeError("the GPU's memory is the encoder's")
         jpegs = GpuJpegs(self.preprocess)
         if not jpegs.works():
             raise RuntimeError("the GPU decodes no JPEG")

@@ -290,19 +290,18 @@ class _Run:
             with storage_errors(self._states):
                 self._states.mkdir(parents=True, exist_ok=True)
             self._log = MetricsLog(self._folder, self._state.step)
-        self._state.micro_batch = self._state.micro_batch or self._micro_batch()
+        state = self._state
+        state.micro_batch = state.micro_batch or self._settings.micro_batch or self._micro_batch()
 
     def _micro_batch(self) -> int:
-        """How many pairs go through a tower at a time."""
+        """How many pairs can go through a tower at a time."""
         # Captions that are drawn in turn may all be the same in one epoch, which has no batch then.
         epochs = range(self._settings.epochs)
         batch = next(batch for epoch in epochs for batch in self._batches(epoch))
         share = max(1, len(batch.photos) // self._world)
         inputs = self._feed.inputs(batch, 0)
         memory = _memory(self._towers.device)
-        return self._settings.micro_batch or min(
-            share, pairs_that_fit(self._towers, inputs, self._precision, memory)
-        )
+        return min(share, pairs_that_fit(self._towers, inputs, self._precision, memory))
 
     def train(self) -> Trained:
         """All epochs that are left, or as many as validation asks for."""
@@ -335,8 +334,9 @@ class _Run:
         if self._leads:
             self._log.close()
             self._trainable.load_parameters(self._states / BEST)
+        weights = self._towers.state()
         memory = peak_memory(self._towers.device)
-        return Trained(self._towers.state(), state, self._steps, stopped, memory)
+        return Trained(weights, state, self._steps, stopped, memory)
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         """One step of the optimizer; its figures.
