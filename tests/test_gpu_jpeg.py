@@ -226,10 +226,9 @@ def test_a_gpu_that_gives_other_pixels_is_not_believed(
             assert np.array_equal(one.pixels, other.pixels)
 
 
-def test_a_decoder_that_gives_nothing_is_told_apart(
-    calls: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jpegs = GpuJpegs(Preprocess(64), device="cpu")
+@pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
+def test_a_decoder_that_gives_nothing_is_told_apart(mode, calls: list[int]) -> None:
+    jpegs = GpuJpegs(Preprocess(96, mode), device="cpu")
     assert jpegs.works()
     decode = jpegs._decode_jpeg
     jpegs._decode_jpeg = lambda *arguments, **named: [

@@ -66,8 +66,8 @@ class GpuJpegs:
         """Whether a JPEG comes out at all: torchvision may be built without nvJPEG."""
         colour = (200, 120, 40)
         written = io.BytesIO()
-        Image.new("RGB", (64, 48), colour).save(written, "JPEG")
-        (pixels,) = self.pixels([(written.getvalue(), 64, 48, 1)])
+        Image.new("RGB", (64, 64), colour).save(written, "JPEG")  # square, lest it be padded
+        (pixels,) = self.pixels([(written.getvalue(), 64, 64, 1)])
         return pixels is not None and bool(np.abs(pixels.mean(axis=(0, 1)) - colour).max() < 3)
 
     def takes(self, width: int, height: int) -> bool:
