@@ -241,8 +241,18 @@ def test_wise_ft_heeds_the_guard(base: Path, pairs: Path, tmp_path: Path) -> Non
         + "\n".join(f"{a[0]},{b[1]}" for a, b in zip(rows, rows[7:] + rows[:7], strict=True))
     )
     settings = changed(epochs=10, guard_points=0.0)
-    report = run(turned, tmp_path / "run", tmp_path / "knowing", settings, guard=pairs)
+    told: list[str] = []
+    report = run(
+        turned,
+        tmp_path / "run",
+        tmp_path / "knowing",
+        settings,
+        guard=pairs,
+        warn=lambda message, hint: told.append(message),
+    )
     assert report.guard is not None
+    learned = f"{report.photos['train']} of the 96 guard photos are learned from as well"
+    assert [message for message in told if message.startswith(learned)]
     unguarded = run(turned, tmp_path / "free", tmp_path / "knowing", settings)
     assert report.alpha < unguarded.alpha
     record = json.loads((tmp_path / "run" / "training.json").read_text())

@@ -176,7 +176,7 @@ def test_webdataset_shards_by_brace_pattern(folder: Path) -> None:
     a, b, c = ((folder / f"{name}.png").read_bytes() for name in "abc")
     said = json.dumps({"captions": ["a red ball", "a ball"], "label": "ball"}).encode()
     shard("s-00.tar", [("x/1.png", a), ("x/1.json", said), ("x/2.txt", b"lonely")])
-    shard("s-01.tar", [("3.png", b), ("3.txt", b"a blue box\n"), ("4.png", c)])
+    shard("s-01.tar", [("./3.png", b), ("3.txt", b"a blue box\n"), ("4.png", c)])
     pairs = read_pairs(str(folder / "s-{00..01}.tar"))
     assert [photo.captions for photo in pairs.photos] == list(EXPECTED.values())
     assert [photo.label for photo in pairs.photos] == ["ball", None]
@@ -222,6 +222,12 @@ def test_a_folder_of_photos_that_is_not_there_is_said_so(folder: Path) -> None:
     with pytest.raises(TrainingDataError, match="there is no such folder") as caught:
         read_pairs(folder / "p.csv", photos_folder=folder / "nowhere")
     assert caught.value.hint
+
+
+def test_a_file_may_have_braces_in_its_name(folder: Path) -> None:
+    table = folder / "pairs{1,2}.csv"
+    table.write_text("filepath,caption\na.png,a red ball\n")
+    assert [photo.captions for photo in read_pairs(table).photos] == [["a red ball"]]
 
 
 def test_braces_expand_as_in_a_shell() -> None:

@@ -20,6 +20,7 @@ import csv
 import io
 import itertools
 import json
+import posixpath
 import re
 import tarfile
 import tempfile
@@ -190,7 +191,9 @@ def _existing(source: Path | str, photos_folder: Path | None) -> list[Path]:
             f"--photos {photos_folder}: there is no such folder",
             hint=f"name the folder that the paths in {source} are relative to",
         )
-    shards = [expanded(name) for name in expand_braces(str(source))]
+    shards = [expanded(source)]  # which may have braces in its name
+    if not shards[0].exists():
+        shards = [expanded(name) for name in expand_braces(str(source))]
     missing = [shard for shard in shards if not shard.exists()]
     if missing:
         raise TrainingDataError(f"{missing[0]} does not exist", hint=HOW_TO_MAKE_PAIRS)
@@ -421,7 +424,9 @@ def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.
         if member.isfile():
             folder, _, name = member.name.rpartition("/")
             key, _, suffix = name.partition(".")
-            samples.setdefault(f"{folder}/{key}", {})["." + suffix.lower()] = member
+            # `tar -c .` writes './1.jpg' where another tool writes '1.txt'.
+            place = posixpath.normpath(posixpath.join(folder, key))
+            samples.setdefault(place, {})["." + suffix.lower()] = member
     yield from samples.items()
 
 

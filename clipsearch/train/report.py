@@ -186,7 +186,12 @@ class TrainingReport:
             f"test pool: {pool.pool:,} photos that chose nothing, {pool.queries:,} captions; each "
             "caption seeks its one photo, each photo any one of its captions",
             f"method {self.method}: {self.reason}; {self.steps:,} steps, {self.stopped}",
-            f"weights: {self.alpha:g} x tuned + {1 - self.alpha:g} x base (WiSE-FT)",
+            "weights: "
+            + (
+                "the tuned ones"
+                if self.alpha == 1
+                else f"{self.alpha:g} x tuned + {1 - self.alpha:g} x base (WiSE-FT)"
+            ),
         ]
         if self.drift is not None:
             drift = self.drift

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clipsearch.errors import SkippedPhoto, TrainingDataError, UsageError
+from clipsearch.errors import SkippedPhoto, TrainingDataError, UsageError, count
 from clipsearch.locking import LockHeld, take_lock
 from clipsearch.models.config import CONFIG_NAME
 from clipsearch.models.fingerprints import fingerprints
@@ -138,6 +138,8 @@ def finetune(
         if folder is not None:
             _warn_of_taught(folder, examples, split, talk)
         guarded = None if general is None else _load_guard(general, towers, guard)
+        if guarded is not None:
+            _warn_of_learned(guarded, examples, split, talk)
         album = _album(library_photos, towers) if leader else None
 
         # What the base model can do.
@@ -398,6 +400,18 @@ def _warn_of_taught(folder: Path, examples: Examples, split: Split, talk: _Talk)
             f"the base model was taught with {told:,} of the {len(split.test):,} photos that"
             " judge: its figures flatter it, and a gain may not show",
             "name with `--model` the model that it was tuned from, to learn all pairs at once",
+        )
+
+
+def _warn_of_learned(guarded: Examples, examples: Examples, split: Split, talk: _Talk) -> None:
+    """Say so where photos are to show what is forgotten, and are learned from as well."""
+    learned = {examples.photo_digests[row] for row in split.train}
+    shared = len(learned.intersection(guarded.photo_digests))
+    if shared:
+        talk.warn(
+            f"{shared:,} of the {count(len(guarded), 'guard photo')} are learned from as well, and"
+            " cannot show what is forgotten",
+            "leave them out of the guard's pairs",
         )
 
 
