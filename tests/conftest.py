@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def draw_photo(path: Path, seed: int, *, size: tuple[int, int] = (320, 240)) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=88)
     return path
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert condition()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_photo
+from conftest import draw_photo, wait_for
 from odd_readers import MarkingGpuReader
 from PIL import Image
 from test_gradcache import assert_same_gradients, gradients, plain_gradients, some_inputs
@@ -272,20 +271,13 @@ def test_what_nvjpeg_cannot_decode_costs_itself_only(drawn: list[Path]) -> None:
     assert [pixels is None for pixels in found] == [place == 2 for place in range(6)]
 
 
-def wait_for_extra(readers: ReaderProcesses) -> None:
-    until = time.monotonic() + 60
-    while not readers._extra.qsize() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert readers._extra.qsize()
-
-
 def test_processes_with_a_gpu_read_the_usual_pixels(drawn: list[Path]) -> None:
     files = [str(file) for file in drawn]
     preprocess = Preprocess(256, "squash")
     usual = PhotoReader(preprocess).read(files)
     with ReaderProcesses(PhotoReader(preprocess), 1) as readers:
         readers.add(GpuPhotoReader(readers.here), 1)
-        wait_for_extra(readers)
+        wait_for(lambda: readers._extra.qsize() > 0)
         readers.read(files)
         found = readers.read(files)
     differences = [
@@ -306,7 +298,7 @@ def test_a_long_run_is_read_with_the_gpu(
 
     def add_and_wait(self: ReaderProcesses, reader: PhotoReader, count: int) -> None:
         add(self, reader, count)
-        wait_for_extra(self)
+        wait_for(lambda: self._extra.qsize() > 0)
 
     monkeypatch.setattr(ReaderProcesses, "add", add_and_wait)
     with Library.open(tmp_path / "library", device="cuda", threads=4) as library:

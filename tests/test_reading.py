@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_photo
+from conftest import draw_photo, wait_for
 from odd_readers import (
     CrashingReader,
     FailingReader,
@@ -123,13 +122,6 @@ def test_an_error_that_is_no_photos_fault_is_met_here(files: list[str]) -> None:
     with ReaderProcesses(here, 1) as readers:
         assert [told(one) for one in readers.read(files)] == [told(one) for one in here.read(files)]
         assert readers._alive
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    assert condition()
 
 
 def test_those_added_come_first(files: list[str]) -> None:
@@ -256,10 +248,7 @@ def test_processes_end_with_the_one_that_asked(tmp_path: Path, way: str) -> None
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     process = int(seen.read_text())
     assert process != os.getpid()
-    until = time.monotonic() + 20
-    while alive(process) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not alive(process)
+    wait_for(lambda: not alive(process))
 
 
 @pytest.mark.parametrize("processes", [False, True])

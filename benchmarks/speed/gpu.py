@@ -296,31 +296,29 @@ def measure_nvjpeg(files: list[Path], bench: Bench) -> dict[str, Any]:
     jpegs = [encoded(file) for file in files]
     contents = [torch.frombuffer(bytearray(one.data), dtype=torch.uint8) for one in jpegs]
 
-    def decoded(size: int) -> float:
+    def rate(work: Callable[[Any], Any], items: list[Any], size: int) -> float:
         started = time.perf_counter()
-        for at in range(0, len(contents), size):
-            decode_jpeg(contents[at : at + size], mode=ImageReadMode.RGB, device=bench.device)
+        for at in range(0, len(items), size):
+            work(items[at : at + size])
         bench.wait()
-        return len(files) / (time.perf_counter() - started)
+        return len(items) / (time.perf_counter() - started)
 
-    def made(size: int) -> float:
-        started = time.perf_counter()
-        for at in range(0, len(jpegs), size):
-            decoder.pixels(jpegs[at : at + size])
-        return len(files) / (time.perf_counter() - started)
-
-    def read(size: int) -> float:
-        started = time.perf_counter()
-        for at in range(0, len(files), size):
-            decoder.pixels([encoded(file) for file in files[at : at + size]])
-        return len(files) / (time.perf_counter() - started)
-
-    ways = {"decoded": decoded, "decoded and resized": made, "read, decoded and resized": read}
-    made(64)
+    ways: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
+        "decoded": (partial(decode_jpeg, mode=ImageReadMode.RGB, device=bench.device), contents),
+        "decoded and resized": (decoder.pixels, jpegs),
+        "read, decoded and resized": (
+            lambda group: decoder.pixels([encoded(file) for file in group]),
+            files,
+        ),
+    }
+    decoder.pixels(jpegs[:64])
     rates = bench.in_turn(
-        {f"{words}, {size} at once": partial(way, size) for words, way in ways.items()
-         for size in (16, 64)}
-    )  # fmt: skip
+        {
+            f"{words}, {size} at once": partial(rate, *way, size)
+            for words, way in ways.items()
+            for size in (16, 64)
+        }
+    )
     some = files[:64]
     usual = [decode_photo(file, side_px=preprocess.source_px).image for file in some]
     pixels = np.stack([preprocess.pixels(image) for image in usual if image is not None])

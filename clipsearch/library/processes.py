@@ -126,14 +126,8 @@ class ReaderProcesses:
         self, queue: SimpleQueue[_Process | None], process: _Process, paths: Sequence[str]
     ) -> list[Found]:
         """What the process finds, which then waits in the queue again."""
-        try:
+        with self._closing_if_lost(process):
             found = process.read(paths)
-        except BaseException:
-            # Lost, or with half an answer on the way: nobody else must get the other half.
-            self._close(process)
-            if self._closed:
-                raise CancelledError from None
-            raise
         self._give_back(queue, process)
         # What went wrong there goes wrong here too, and is told in the usual way.
         return self.here.read(paths) if found is None else found
@@ -157,14 +151,24 @@ class ReaderProcesses:
                 raise CancelledError
             process = _Process()
             self._alive.add(process)
-        try:
+        with self._closing_if_lost(process):
             process.begin(reader)
+        return process
+
+    @contextlib.contextmanager
+    def _closing_if_lost(self, process: _Process) -> Iterator[None]:
+        """Whatever is raised may leave half an answer on the way: nobody must get the other half.
+
+        Raises:
+            CancelledError: it was ended with all others.
+        """
+        try:
+            yield
         except BaseException:
             self._close(process)
             if self._closed:
                 raise CancelledError from None
             raise
-        return process
 
     def _start_usual(self) -> _Process | None:
         """None where no process can be started, now or later."""

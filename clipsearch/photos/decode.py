@@ -474,9 +474,8 @@ def _plain_jpeg(
     """
     if not any(segment.marker == jpeg.SOF0 for segment in segments):
         return None
-    with opened_picture(data, "JPEG") as image:
+    with _JpegFile(io.BytesIO(data)) as image:
         _check_size(image.size, max_megapixels)
-        assert isinstance(image, _JpegFile)
         if image.info.get("adobe_transform", 1) != 1 or not leaves(*image.size):
             return None
         if [layer[0] for layer in image.layer] != [1, 2, 3]:
@@ -485,9 +484,7 @@ def _plain_jpeg(
         scan = segments[-1].start
         if data.rfind(jpeg.END, max(scan, len(data) - _TAIL_BYTES)) < 0:
             return None
-        block = exif_block(data, "JPEG", image.info, segments)
-        turn = exif.orientation(block)
-        facts = _facts(data, "JPEG", segments, image.size, block, turn)
+        facts, turn = _jpeg_facts(data, segments, image)
         return EncodedJpeg(data, *image.size, turn), facts
 
 
@@ -496,8 +493,14 @@ def _retold_facts(data: bytes, kind: str, segments: Segments) -> PhotoFacts | No
     if kind != "JPEG":
         return None
     with opened_picture(data, kind) as image:
-        block = exif_block(data, kind, image.info, segments)
-        return _facts(data, kind, segments, image.size, block, exif.orientation(block))
+        return _jpeg_facts(data, segments, image)[0]
+
+
+def _jpeg_facts(data: bytes, segments: Segments, image: Image.Image) -> tuple[PhotoFacts, int]:
+    """What a JPEG says, of which the header alone was read; and how it lies."""
+    block = exif_block(data, "JPEG", image.info, segments)
+    turn = exif.orientation(block)
+    return _facts(data, "JPEG", segments, image.size, block, turn), turn
 
 
 def opened_picture(data: bytes, kind: str) -> Image.Image:

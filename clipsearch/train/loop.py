@@ -191,38 +191,13 @@ def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def train(
-    towers: Towers,
-    plan: Plan,
-    examples: Examples,
-    split: Split,
-    feed: Feed,
-    settings: Settings,
-    folder: Path,
-    *,
-    identity: Mapping[str, Any],
-    resume: bool = False,
-    progress: Callable[[TrainingProgress], None] | None = None,
-) -> Trained:
-    """Train until the epochs are over or validation stops getting better.
+class TrainingRun:
+    """One run: trains until the epochs are over or validation stops getting better.
 
     Args:
         folder: of the run: `metrics.jsonl` and `state/` go there.
         identity: settings, data and base model; a state is only resumed by a run with the same.
-        resume: go on from the last state, if there is one.
-    Raises:
-        ClipsearchError: the loss or a gradient is no number any more; the last state is good.
-        TrainingDataError: not one batch can be made.
-        UsageError: resuming what was begun with other settings, data or base model.
-        StorageError: the disk is full.
     """
-    run = _Run(towers, plan, examples, split, feed, settings, folder, identity, progress)
-    run.begin(resume=resume)
-    return run.train()
-
-
-class _Run:
-    """The state of one run, and its steps; `train` says what its parts are."""
 
     def __init__(
         self,
@@ -233,8 +208,9 @@ class _Run:
         feed: Feed,
         settings: Settings,
         folder: Path,
+        *,
         identity: Mapping[str, Any],
-        progress: Callable[[TrainingProgress], None] | None,
+        progress: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         import torch
 
@@ -274,25 +250,6 @@ class _Run:
             self._examples, self._split.train, settings.batch_size, epoch, settings.seed
         )
 
-    def begin(self, *, resume: bool) -> None:
-        """Load the last state if there is one to go on from, and make ready for the first step."""
-        if not self._steps:
-            raise TrainingDataError(
-                "in no epoch do two photos have unlike captions: there is nothing to tell apart",
-                hint="captions should say what makes each photo different, or train more "
-                "`--epochs`",
-            )
-        if resume and (self._states / LAST).exists():
-            self._state = self._trainable.load(self._states / LAST, self._identity)
-        towers = self._towers
-        self._rank, self._world, self._parallel = _processes(towers.model, towers.device)
-        if self._leads:
-            with storage_errors(self._states):
-                self._states.mkdir(parents=True, exist_ok=True)
-            self._log = MetricsLog(self._folder, self._state.step)
-        state = self._state
-        state.micro_batch = state.micro_batch or self._settings.micro_batch or self._micro_batch()
-
     def _micro_batch(self) -> int:
         """How many pairs can go through a tower at a time."""
         # Captions that are drawn in turn may all be the same in one epoch, which has no batch then.
@@ -303,8 +260,18 @@ class _Run:
         memory = _memory(self._towers.device)
         return min(share, pairs_that_fit(self._towers, inputs, self._precision, memory))
 
-    def train(self) -> Trained:
-        """All epochs that are left, or as many as validation asks for."""
+    def train(self, *, resume: bool = False) -> Trained:
+        """All epochs that are left, or as many as validation asks for.
+
+        Args:
+            resume: go on from the last state, if there is one.
+        Raises:
+            ClipsearchError: the loss or a gradient is no number any more; the last state is good.
+            TrainingDataError: not one batch can be made.
+            UsageError: resuming what was begun with other settings, data or base model.
+            StorageError: the disk is full.
+        """
+        self._begin(resume=resume)
         settings, state = self._settings, self._state
         stopped = f"all {settings.epochs} epochs done"
         began = self._saved = time.monotonic()
@@ -337,6 +304,25 @@ class _Run:
         weights = self._towers.state()
         memory = peak_memory(self._towers.device)
         return Trained(weights, state, self._steps, stopped, memory)
+
+    def _begin(self, *, resume: bool) -> None:
+        """Load the last state if there is one to go on from, and make ready for the first step."""
+        if not self._steps:
+            raise TrainingDataError(
+                "in no epoch do two photos have unlike captions: there is nothing to tell apart",
+                hint="captions should say what makes each photo different, or train more "
+                "`--epochs`",
+            )
+        if resume and (self._states / LAST).exists():
+            self._state = self._trainable.load(self._states / LAST, self._identity)
+        towers = self._towers
+        self._rank, self._world, self._parallel = _processes(towers.model, towers.device)
+        if self._leads:
+            with storage_errors(self._states):
+                self._states.mkdir(parents=True, exist_ok=True)
+            self._log = MetricsLog(self._folder, self._state.step)
+        state = self._state
+        state.micro_batch = state.micro_batch or self._settings.micro_batch or self._micro_batch()
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         """One step of the optimizer; its figures.

@@ -30,7 +30,7 @@ from clipsearch.train.inputs import (
     refuse_flips_of_sides,
     split_photos,
 )
-from clipsearch.train.loop import Feed, TrainingProgress, train
+from clipsearch.train.loop import Feed, TrainingProgress, TrainingRun
 from clipsearch.train.methods import prepare
 from clipsearch.train.metrics import IntArray, mean_recall, mean_reciprocal_rank
 from clipsearch.train.pairs import TEXT_UNREADABLE, Pairs, carried_pairs, read_pairs
@@ -160,7 +160,7 @@ def finetune(
             "data": examples.digest,
             **settings.as_dict(),
         }
-        trained = train(
+        run = TrainingRun(
             towers,
             plan,
             examples,
@@ -169,9 +169,9 @@ def finetune(
             settings,
             output,
             identity=identity,
-            resume=resume,
             progress=progress,
         )
+        trained = run.train(resume=resume)
         if trial is None:
             return None
 

@@ -18,6 +18,8 @@ from clipsearch.models.preprocess import Preprocess, is_strip
 from clipsearch.models.torchvision_shim import import_torchvision
 from clipsearch.records import UInt8Array
 
+Jpeg = tuple[bytes, int, int, int]  # data, width, height, EXIF's turn
+
 _LEAST_SIDE = 16
 _MOST_PIXELS = 25_000_000  # of one picture: 0.3 GB as floating point
 _PIXELS_AT_ONCE = 64_000_000  # 0.2 GB decoded
@@ -78,11 +80,11 @@ class GpuJpegs:
             and width * height <= _MOST_PIXELS
         )
 
-    def pixels(self, jpegs: Sequence[tuple[bytes, int, int, int]]) -> list[UInt8Array | None]:
-        """(data, width, height, EXIF's turn) -> (S, S, 3) uint8 each; None for what failed."""
+    def pixels(self, jpegs: Sequence[Jpeg]) -> list[UInt8Array | None]:
+        """(S, S, 3) uint8 of each; None for what failed."""
         return [pixels for part in _parts(jpegs) for pixels in self._tried(part)]
 
-    def _tried(self, jpegs: Sequence[tuple[bytes, int, int, int]]) -> list[UInt8Array | None]:
+    def _tried(self, jpegs: Sequence[Jpeg]) -> list[UInt8Array | None]:
         """All together; where that fails, by halves: one that fails takes all with it."""
         try:
             return list(self._together(jpegs))
@@ -92,7 +94,7 @@ class GpuJpegs:
             middle = len(jpegs) // 2
             return self._tried(jpegs[:middle]) + self._tried(jpegs[middle:])
 
-    def _together(self, jpegs: Sequence[tuple[bytes, int, int, int]]) -> list[UInt8Array]:
+    def _together(self, jpegs: Sequence[Jpeg]) -> list[UInt8Array]:
         torch = self._torch
         with torch.inference_mode():
             # Copied: torch warns of memory that nobody may write to.
@@ -132,8 +134,8 @@ class GpuJpegs:
 
 
 def _parts(
-    jpegs: Sequence[tuple[bytes, int, int, int]],
-) -> Iterator[Sequence[tuple[bytes, int, int, int]]]:
+    jpegs: Sequence[Jpeg],
+) -> Iterator[Sequence[Jpeg]]:
     """Runs of pictures that together have few enough pixels."""
     start, pixels = 0, 0
     for end, (_, width, height, _) in enumerate(jpegs):
