@@ -22,6 +22,10 @@ from clipsearch.records import Float32Array, PhotoFacts, UInt8Array
 if TYPE_CHECKING:
     from clipsearch.models.encoder import LocalEncoder
 
+# Of pictures that wait for the tower to be loaded: as many as two cores read meanwhile. With no
+# more than later on they were idle for half of that time.
+_BYTES_AT_FIRST = 24 << 20
+
 Job = TypeVar("Job")
 
 
@@ -112,16 +116,18 @@ class Pipeline(Generic[Job]):
         first = next(groups, None)
         if first is None:
             return
-        pictures_ahead = (2 + self._encoders) * self._encoder.batch_size
+        pictures = (2 + self._encoders) * self._encoder.batch_size
+        at_first = max(pictures, _BYTES_AT_FIRST // (3 * self._encoder.preprocess.size**2))
+        most = max(-(-pictures // at_once), self._threads)
+        most_at_first = max(-(-at_first // at_once), self._threads)
         ahead = deque(
             self._readers.submit(read, group)
-            for group in chain(
-                [first], islice(groups, max(-(-pictures_ahead // at_once), self._threads) - 1)
-            )
+            for group in chain([first], islice(groups, most_at_first - 1))
         )
         while ahead:
             yield from ahead.popleft().result()
-            ahead.extend(self._readers.submit(read, group) for group in islice(groups, 1))
+            if len(ahead) < most:
+                ahead.extend(self._readers.submit(read, group) for group in islice(groups, 1))
 
     def _batches(self, readings: Iterable[Reading[Job]]) -> Iterator[list[Reading[Job]]]:
         """Lists that hold `batch_size` pictures to encode, and whatever lay between them."""

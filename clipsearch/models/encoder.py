@@ -212,7 +212,9 @@ class LocalEncoder:
             ModelError: the tower cannot run here.
         """
         with self._loading:
-            _ = self._image_tower
+            tower = self._image_tower
+            if isinstance(tower, openvino_core.CompiledTower):
+                tower.compile()
 
     def images(self, pixels: Sequence[UInt8Array] | UInt8Array) -> Float32Array:
         """B times (side, side, 3) uint8 as `preprocess.pixels` makes them -> (B, dim) unit rows.
@@ -389,7 +391,7 @@ class LocalEncoder:
             for kind in ("int8", "bf16"):
                 if kind not in openvino_core.native_precisions():
                     continue
-                key = f"{self.fingerprints.image}, {kind}, {openvino_core.processor()}"
+                key = self._trial_key(kind)
                 verdict = trial.read_verdict(self._cache_folder, key)
                 if verdict is None:
                     exact, fast = self._compiled(chosen), self._compiled(kind)
@@ -399,6 +401,14 @@ class LocalEncoder:
                     break
         self._chosen_precision = chosen
         return self._compiled(chosen)
+
+    def _trial_key(self, precision: str) -> str:
+        """What the verdict on a precision is kept under: all that it depends on."""
+        if precision == "int8" and not openvino_lite.supports(self._config):
+            from clipsearch.models.runtimes import openvino_int8
+
+            precision = openvino_int8.kind()
+        return f"{self.fingerprints.image}, {precision}, {openvino_core.processor()}"
 
     def _decided(self, kind: str, key: str, verdict: trial.Verdict) -> None:
         self._chosen_precision = kind if verdict.passed else self._exact_precision
@@ -425,7 +435,9 @@ class LocalEncoder:
             arithmetic = "bf16" if "bf16" in openvino_core.native_precisions() else "fp32"
         else:
             graph = openvino_lite.build_graph(self._config, self._weights)
-        return openvino_core.compile_tower(graph, arithmetic, threads=self._threads)
+        return openvino_core.compile_tower(
+            graph, arithmetic, threads=self._threads, batch=_CPU_BATCH
+        )
 
 
 def resolve_device(asked: str) -> str:

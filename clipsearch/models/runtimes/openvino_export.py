@@ -13,8 +13,8 @@ import numpy as np
 
 from clipsearch.errors import ModelError
 from clipsearch.models.config import ModelConfig
+from clipsearch.models.runtimes import openvino_int8
 from clipsearch.models.runtimes.openvino_core import compile_tower, import_openvino
-from clipsearch.models.runtimes.openvino_int8 import quantised
 from clipsearch.records import Float32Array
 
 # Float32 on both sides; what is left is the order of sums.
@@ -47,7 +47,7 @@ def exported_tower(
     """
     openvino = import_openvino()
     version = openvino.get_version().partition("-")[0]
-    kind = "-int8" if int8 else ""
+    kind = f"-{openvino_int8.kind()}" if int8 else ""
     folder = cache_folder / "towers" / f"{image_fingerprint}-openvino-{version}{kind}"
     graph = folder / "tower.xml"
     if graph.is_file():
@@ -59,7 +59,7 @@ def exported_tower(
         exact = exported_tower(
             config, image_fingerprint, cache_folder, threads=threads, check_files=check_files
         )
-        model = quantised(exact)
+        model = openvino_int8.quantised(exact)
     else:
         model = _convert(config, threads)
         check_files()
@@ -94,7 +94,7 @@ def _convert(config: ModelConfig, threads: int | None) -> Any:
             model = openvino.convert_model(
                 module, example_input=pixels[:2], input=[-1, side, side, 3]
             )
-        answer = compile_tower(model, "fp32", threads=threads)(pixels.numpy())
+        answer = compile_tower(model, "fp32", threads=threads, batch=len(pixels))(pixels.numpy())
     except ModelError:
         raise
     except Exception as error:  # whatever tracing and conversion may raise for odd towers
