@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     options = parser.parse_args()
     from clipsearch.models import load_encoder
+    from clipsearch.models.runtimes.openvino_core import native_precisions
     from clipsearch.models.runtimes.trial import PHOTOS
     from clipsearch.photos.decode import decode_photo
 
@@ -37,7 +38,7 @@ def main() -> None:
             precision: load_encoder(
                 options.model, device="cpu", precision=precision, cache_folder=cache
             )
-            for precision in ("fp32", "bf16", "int8", "auto")
+            for precision in ("fp32", *sorted(native_precisions()), "auto")
         }
         preprocess = encoders["fp32"].preprocess
         file = cache / "photo.jpg"
