@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Repeat every speed benchmark that a laptop can, in under 30 minutes on two cores.
+# Repeat every speed benchmark that a laptop can, in under 30 minutes on two cores with VNNI. Older
+# ones take twice as long.
 #
 #   benchmarks/run.sh PHOTOS [WORK]
 #

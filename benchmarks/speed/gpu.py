@@ -125,11 +125,21 @@ def measure_peak(bench: Bench) -> float:
 def flops_per_image(module: Any, side: int, device: str) -> int:
     """Floating-point operations of one image: two for each multiplication with its addition."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     image = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=device)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module(image)
+    # The counter passes over attention that is one operation.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+            torch.inference_mode(),
+        ):
+            module(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
     return int(counter.get_total_flops())
 
 

@@ -26,6 +26,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -236,7 +237,7 @@ class Scan:
     ) -> tuple[list[FoundFile], list[str], Exclusions]:
         prefix = f"{relative}/" if relative else ""
         with os.scandir(path) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+            entries = sorted(listing, key=attrgetter("name"))
         for entry in entries:
             if entry.name == IGNORE_FILE and entry.is_file():
                 # Rules that cannot be read fail the folder: better not seen than indexed

@@ -55,7 +55,6 @@ _Item = TypeVar("_Item")
 __all__ = [
     "Catalog",
     "Changes",
-    "CompactReport",
     "Entry",
     "FolderChanges",
     "MissingPhoto",
@@ -186,15 +185,6 @@ class Changes:
         return Changes(
             *(getattr(self, name.name) + getattr(other, name.name) for name in fields(Changes))
         )
-
-
-@dataclass(frozen=True, slots=True)
-class CompactReport:
-    """What `compact` did: sizes of the catalogue, and the models whose vectors were dropped."""
-
-    bytes_before: int
-    bytes_after: int
-    dropped: list[Model]
 
 
 @dataclass(slots=True, eq=False)
@@ -1082,14 +1072,14 @@ class Catalog:
 
     # ------------------------------------------------------------------------------ upkeep
 
-    def compact(self) -> CompactReport:
+    def compact(self) -> list[Model]:
         """Drop the vectors of models that were replaced, and give unused space back to the disk.
 
         A model that was never active is an unfinished switch: it stays.
+
+        Returns:
+            The models whose vectors were dropped.
         """
-        path = self.folder / CATALOG_NAME
-        self._checkpoint()
-        before = path.stat().st_size
         replaced = {
             model_id
             for (model_id,) in self._fetch(
@@ -1110,7 +1100,7 @@ class Catalog:
         with self._lock, translated(self.folder):
             self._driver().execute("VACUUM")
         self._checkpoint()
-        return CompactReport(before, path.stat().st_size, dropped)
+        return dropped
 
     def _checkpoint(self) -> None:
         """Fold the log into the catalogue, as far as readers let it."""

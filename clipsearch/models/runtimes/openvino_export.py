@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import warnings
@@ -70,7 +71,12 @@ def exported_tower(
         draft.rename(folder)
     except (OSError, RuntimeError):  # a cache that cannot be written costs only time
         shutil.rmtree(draft, ignore_errors=True)
-    return model
+        return model
+    # The one that was converted keeps torch's whole tower in memory, by references in a circle;
+    # the one that is read is mapped from the file.
+    del model
+    gc.collect()
+    return openvino.Core().read_model(graph)
 
 
 def _convert(config: ModelConfig, threads: int | None) -> Any:

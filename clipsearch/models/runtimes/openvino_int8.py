@@ -8,7 +8,7 @@ beside OpenVINO. What becomes of the products depends on the processor:
 - Without it OpenVINO would widen the weights to floats again. But it multiplies bytes in
   convolutions on every processor, so a product becomes a convolution of 1 x 1 over all rows, and
   the graph itself brings each row to 0..255 between its least and its largest value. On two Zen 3
-  cores that takes 0.5 to 0.6 times as long as float32 (ViT-B-32), and a quarter of the memory.
+  cores that takes 0.5 to 0.65 times as long as float32, and half of the memory (ViT-B-32).
 
 Convolutions are left alone: their inputs' ranges would have to be known beforehand, as
 `openvino_lite_int8` knows them.
