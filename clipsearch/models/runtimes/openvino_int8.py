@@ -82,15 +82,15 @@ def _product(product: Any, weights: Float32Array) -> Any:
 
 
 class _Rows(NamedTuple):
-    """The rows x of a product's (..., K) input as whole numbers q, x = step * q + least.
+    """The rows x of a product's (..., K) input as whole numbers q, x = reach * q / 255 + least.
 
     Attributes:
         whole: (1, K, 1, R), 0 to 255 each.
-        step, least: (..., 1).
+        reach, least: (..., 1).
     """
 
     whole: Any
-    step: Any
+    reach: Any
     least: Any
 
 
@@ -111,24 +111,23 @@ def _rows(x: Any) -> _Rows:
     least = ops.reduce_min(x, last, keep_dims=True)
     reach = ops.subtract(ops.reduce_max(x, last, keep_dims=True), least)
     reach = ops.maximum(reach, ops.constant(np.float32(1e-12)))
-    scaled = ops.multiply(ops.subtract(x, least), ops.divide(ops.constant(np.float32(255)), reach))
-    ends = [ops.constant(np.full((1,) * rank, end, np.float32)) for end in (0, 255)]
-    whole = ops.fake_quantize(scaled, *ends, *ends, 256)
+    low, one, high = (ops.constant(np.full((1,) * rank, end, np.float32)) for end in (0, 1, 255))
+    share = ops.divide(ops.subtract(x, least), reach)
+    whole = ops.fake_quantize(share, low, one, low, high, 256)
     width = x.get_partial_shape()[rank - 1].get_length()
     flat = ops.reshape(whole, np.array([1, 1, -1, width]), special_zero=False)
-    step = ops.multiply(reach, ops.constant(np.float32(1 / 255)))
-    return _Rows(ops.transpose(flat, np.array([0, 3, 1, 2])), step, least)
+    return _Rows(ops.transpose(flat, np.array([0, 3, 1, 2])), reach, least)
 
 
 def _convolution(product: Any, rows: _Rows, weights: Float32Array) -> Any:
-    """With w = scale * n of an output: x w = step * scale * (q n) + least * scale * sum(n)."""
+    """With weights w = scale * n: x w = reach * scale / 255 * (q n) + least * scale * sum(n)."""
     from openvino import opset13 as ops
 
     whole, scales = rounded(weights, in_pairs=True)
     sums = scales[:, 0] * whole.sum(axis=1, dtype=np.int32)
     # A kernel is taken as bytes where it is widened and scaled; the scale comes later here, with
     # that of the rows.
-    ones = ops.constant(np.ones((len(whole), 1, 1, 1), np.float32))
+    ones = ops.constant(np.ones((1, 1, 1, 1), np.float32))
     kernel = ops.multiply(ops.convert(ops.constant(whole[:, :, None, None]), np.float32), ones)
     y = ops.convolution(rows.whole, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
     shape = [
@@ -136,5 +135,6 @@ def _convolution(product: Any, rows: _Rows, weights: Float32Array) -> Any:
         for length in product.get_output_partial_shape(0)
     ]
     y = ops.reshape(ops.transpose(y, np.array([0, 2, 3, 1])), np.array(shape), special_zero=False)
-    y = ops.multiply(y, ops.multiply(rows.step, ops.constant(scales[:, 0])))
+    steps = ops.constant(scales[:, 0] / np.float32(255))
+    y = ops.multiply(y, ops.multiply(rows.reach, steps))
     return ops.add(y, ops.multiply(rows.least, ops.constant(sums.astype(np.float32)))).output(0)
