@@ -16,9 +16,11 @@ import pytest
 from conftest import draw_photo
 from PIL import Image, JpegImagePlugin
 
-from clipsearch.library import Library, reading
+from clipsearch.library import Library, pipeline, reading
+from clipsearch.library.pipeline import Pipeline, Reading
 from clipsearch.models import encoder
 from clipsearch.models.encoder import LocalEncoder
+from clipsearch.models.preprocess import Preprocess
 from clipsearch.models.runtimes import openvino_core
 from clipsearch.photos import decode
 from clipsearch.store.catalog import Catalog
@@ -146,6 +148,52 @@ def test_the_model_is_loaded_while_files_are_looked_at_and_compiled_once(
     monkeypatch.setattr(Catalog, "compare_folder", compared)
     Library.open(tmp_path / "library", threads=1, precision="fp32").index([photos])
     assert compiled == ["fp32"]
+
+
+class BlockedEncoder:
+    """Two pictures at a time; does not begin before `expected` pictures were read."""
+
+    batches_at_once = 1
+    batch_size = 2
+    preprocess = Preprocess(size=4)
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._read = threading.Condition()
+        self.read = 0
+        self.ahead: list[int] = []
+        self.encoded = 0
+
+    def note(self) -> None:
+        with self._read:
+            self.read += 1
+            self._read.notify_all()
+
+    def images(self, pixels: list[np.ndarray]) -> np.ndarray:
+        with self._read:
+            assert self._read.wait_for(lambda: self.read >= self._expected, 60)
+            self.ahead.append(self.read - self.encoded)
+        self.encoded += len(pixels)
+        return np.ones((len(pixels), 3), np.float32)
+
+
+def test_more_is_read_ahead_while_the_tower_is_loaded_and_never_more_later(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    monkeypatch.setattr(pipeline, "_BYTES_AT_FIRST", 20 * picture.nbytes)
+    blocked = BlockedEncoder(20)
+
+    def read(jobs: list[int]) -> list[Reading[int]]:
+        blocked.note()
+        return [Reading(job, digest=b"%d" % job, pixels=picture) for job in jobs]
+
+    with Pipeline[int](blocked, threads=2) as running:
+        batches = list(running.run(range(200), read))
+    assert [one.job for batch in batches for one in batch] == list(range(200))
+    assert max(blocked.ahead) <= 20
+    # Three batches that wait to be taken, three that are read ahead, and one in each thread's hand.
+    assert max(blocked.ahead[20:]) <= 2 * (3 + 3) + 2
 
 
 def test_looking_again_takes_as_many_statements_for_many_files_as_for_few(tmp_path: Path):
