@@ -11,6 +11,7 @@ photos, Zen 3), mean distance of the cosine from 1: 0.0009 with 7 bits, 0.0004 s
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,8 @@ def rounded(weights: Float32Array, *, in_pairs: bool) -> tuple[npt.NDArray[np.in
     """(O, C, ...) weights -> whole numbers up to 127, and each output's scale, (O, 1, ...).
 
     Args:
-        in_pairs: make room for the sum of two neighbours along C, the only other axis that is
-            longer than 1: what a processor needs of which `products_overflow`.
+        in_pairs: make room for the sum of two neighbours along C, which must be the only other axis
+            that is longer than 1. For processors whose `products_overflow`.
     """
     outputs = len(weights)
     flat = weights.reshape(outputs, -1)
@@ -43,6 +44,13 @@ def rounded(weights: Float32Array, *, in_pairs: bool) -> tuple[npt.NDArray[np.in
     return np.rint(weights / scales).astype(np.int8), scales
 
 
+def widened(whole: npt.NDArray[np.int8], scales: Float32Array) -> Any:
+    """Such weights as part of a graph, in the form in which OpenVINO leaves them bytes."""
+    from openvino import opset13 as ops
+
+    return ops.multiply(ops.convert(ops.constant(whole), np.float32), ops.constant(scales))
+
+
 @lru_cache(maxsize=1)
 def products_overflow() -> bool:
     """Whether this processor cuts large products of bytes, as all do without VNNI: it is tried.
@@ -55,11 +63,10 @@ def products_overflow() -> bool:
     channels, ceiling = _PROBE_CHANNELS, _PROBE_CEILING
     x = ops.parameter(openvino.PartialShape([1, channels, 8, 8]), np.float32)
     ends = [ops.constant(np.full((1, 1, 1, 1), end, np.float32)) for end in (0.0, ceiling)]
-    kernel = ops.constant(np.full((channels, channels, 1, 1), _LARGEST, np.int8))
-    scales = ops.constant(np.full((channels, 1, 1, 1), 1 / _LARGEST, np.float32))
+    kernel = np.full((channels, channels, 1, 1), _LARGEST, np.int8)
     y = ops.convolution(
         ops.fake_quantize(x, *ends, *ends, 256),
-        ops.multiply(ops.convert(kernel, np.float32), scales),
+        widened(kernel, np.full((channels, 1, 1, 1), 1 / _LARGEST, np.float32)),
         [1, 1], [0, 0], [0, 0], [1, 1],
     )  # fmt: skip
     compiled = compile_graph(openvino.Model([y], [x], "products"))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipsearch.models.runtimes.openvino_bytes import products_overflow, rounded
+from clipsearch.models.runtimes.openvino_bytes import products_overflow, rounded, widened
 from clipsearch.records import Float32Array
 
 # Smaller ones cost next to no time and may be the tower's most sensitive.
@@ -70,11 +70,9 @@ def _large_products(graph: Any) -> Iterator[tuple[Any, Float32Array]]:
 def _product(product: Any, weights: Float32Array) -> Any:
     from openvino import opset13 as ops
 
-    whole, scales = rounded(weights, in_pairs=False)
-    widened = ops.multiply(ops.convert(ops.constant(whole), np.float32), ops.constant(scales))
     quicker = ops.matmul(
         product.input_value(0),
-        widened,
+        widened(*rounded(weights, in_pairs=False)),
         transpose_a=product.get_attributes()["transpose_a"],
         transpose_b=True,
     )
@@ -125,10 +123,8 @@ def _convolution(product: Any, rows: _Rows, weights: Float32Array) -> Any:
 
     whole, scales = rounded(weights, in_pairs=True)
     sums = scales[:, 0] * whole.sum(axis=1, dtype=np.int32)
-    # A kernel is taken as bytes where it is widened and scaled; the scale comes later here, with
-    # that of the rows.
-    ones = ops.constant(np.ones((1, 1, 1, 1), np.float32))
-    kernel = ops.multiply(ops.convert(ops.constant(whole[:, :, None, None]), np.float32), ones)
+    # The scale comes later, with that of the rows.
+    kernel = widened(whole[:, :, None, None], np.ones((1, 1, 1, 1), np.float32))
     y = ops.convolution(rows.whole, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
     shape = [
         -1 if length.is_dynamic else length.get_length()

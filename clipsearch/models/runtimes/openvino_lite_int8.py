@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.models.config import ModelConfig
-from clipsearch.models.runtimes.openvino_bytes import products_overflow, rounded
+from clipsearch.models.runtimes.openvino_bytes import products_overflow, rounded, widened
 from clipsearch.models.runtimes.openvino_lite import TRUNK, LiteGraph
 from clipsearch.models.weights import WeightsFile
 from clipsearch.records import Float32Array
@@ -97,16 +97,14 @@ class _Int8Graph(LiteGraph):
         lost = (kernel - whole * scales).sum(axis=(-2, -1), dtype=np.float64)
         mean = channels.mean
         shift = lost.reshape(len(mean)) * mean if kernel.ndim == 5 else lost @ mean
-        widened = self._ops.multiply(
-            self._ops.convert(self._ops.constant(whole), np.float32), self._constant(scales)
-        )
         least, reach = _range(channels)
         if least:
             x = self._ops.subtract(x, self._constant(least))
             shift = shift + least * (whole * scales).sum(axis=(1, 2, 3), dtype=np.float64)
         ends = [self._constant(np.full((1, 1, 1, 1), end)) for end in (0, reach)]
         steps = self._ops.fake_quantize(x, *ends, *ends, 256)
-        return self._convolution(steps, widened, (bias + shift).astype(np.float32), stride)
+        corrected = (bias + shift).astype(np.float32)
+        return self._convolution(steps, widened(whole, scales), corrected, stride)
 
 
 def _range(channels: _Channels) -> tuple[float, float]:
